@@ -18,19 +18,17 @@ from typing import Any, Final
 from django.conf import settings as django_settings
 from django.core.signals import setting_changed
 
-from async_cache import options
+from async_cache import validators
 from async_cache.exceptions import ConfigurationError
 from async_cache.options import (
     DEFAULTS,
     OPTIONS,
     Problem,
-    Refused,
-    Validator,
     check_options,
     inspect_options,
     seconds,
-    suggest,
 )
+from async_cache.validators import Refused, Validator, suggest
 
 __all__ = [
     "DEFAULTS",
@@ -107,22 +105,22 @@ class Settings:
 
 _KEYS: Final[Mapping[str, tuple[str, Validator]]] = MappingProxyType(
     {
-        "CACHE": ("cache", options.text("an alias of CACHES")),
-        "DISPATCHER": ("dispatcher", options.dispatcher),
+        "CACHE": ("cache", validators.text("an alias of CACHES")),
+        "DISPATCHER": ("dispatcher", validators.dispatcher),
         "KEY_PREFIX": (
             "key_prefix",
-            options.matching("a key prefix", re.compile(r"[A-Za-z0-9_.-]{1,40}")),
+            validators.matching("a key prefix", re.compile(r"[A-Za-z0-9_.-]{1,40}")),
         ),
         "JOB_MODULES": (
             "job_modules",
-            options.words("shop.jobs", re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")),
+            validators.words("shop.jobs", re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")),
         ),
-        "MAX_LIFETIME": ("max_lifetime", options.duration(positive=True)),
-        "IO_TIMEOUT": ("io_timeout", options.duration(positive=True)),
-        "PUBLISH_TIMEOUT": ("publish_timeout", options.duration(positive=True)),
-        "QUEUE_SIZE": ("queue_size", options.integer(minimum=1)),
-        "ENABLED": ("enabled", options.boolean),
-        "MAX_VALUE_SIZE": ("max_value_size", options.integer(minimum=1)),
+        "MAX_LIFETIME": ("max_lifetime", validators.duration(positive=True)),
+        "IO_TIMEOUT": ("io_timeout", validators.duration(positive=True)),
+        "PUBLISH_TIMEOUT": ("publish_timeout", validators.duration(positive=True)),
+        "QUEUE_SIZE": ("queue_size", validators.integer(minimum=1)),
+        "ENABLED": ("enabled", validators.boolean),
+        "MAX_VALUE_SIZE": ("max_value_size", validators.integer(minimum=1)),
     }
 )
 

@@ -21,6 +21,8 @@ refresh_refused        ``job, key, reason``: fetched, not stored. ``"lost"`` the
                        ``"overtaken"`` a delete or set came during the fetch, ``"full"`` max_keys.
 refresh_dropped        ``job, key, reason``: a message was not acted upon. ``"unknown"`` job,
                        ``"forged"``, ``"expired"``, ``"fresh"`` already, ``"held"`` by another.
+refresh_unanswered     ``job, key, attempts``: dispatched again, since ``attempts`` dispatches
+                       before it got no answer within their grace.
 refresh_coalesced      ``job, key``: not started because one is in flight.
 entry_rejected         ``job, key, reason``: stored bytes do not open; the read is a miss.
 call_uncached          ``job, key, max_keys``: answered without being stored.
@@ -60,6 +62,7 @@ __all__ = [
     "refresh_failed",
     "refresh_refused",
     "refresh_started",
+    "refresh_unanswered",
     "scope_invalidated",
     "store_failed",
     "store_recovered",
@@ -126,6 +129,7 @@ refresh_committed: Final = Announcement()
 refresh_failed: Final = Announcement()
 refresh_refused: Final = Announcement()
 refresh_dropped: Final = Announcement()
+refresh_unanswered: Final = Announcement()
 refresh_coalesced: Final = Announcement()
 entry_rejected: Final = Announcement()
 call_uncached: Final = Announcement()
