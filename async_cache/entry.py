@@ -118,7 +118,7 @@ class Header(NamedTuple):
     @property
     def tags(self) -> tuple[str, ...]:
         """Names of the tags whose stamps follow the job's and the key's, in their order."""
-        return tuple(self._decoded()[3:]
+        return tuple(tag for tag in self._decoded()[3:] if tag is not None)
 
     @property
     def etag(self) -> str | None:
@@ -214,9 +214,7 @@ class KeyRing:
 
     __slots__ = ("_ids", "_keys")
 
-    def __init__(
-        self, secrets: Sequence[bytes | str], salt: bytes | str = b"async_cache"
-    ) -> None:
+    def __init__(self, secrets: Sequence[bytes | str], salt: bytes | str = b"async_cache") -> None:
         encoded = [s.encode() if isinstance(s, str) else bytes(s) for s in secrets]
         if not encoded or not encoded[0]:
             raise ConfigurationError("Entries cannot be sealed: set SECRET_KEY to a random text.")
