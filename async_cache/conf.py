@@ -32,11 +32,13 @@ from async_cache.validators import Refused, Validator, suggest
 
 __all__ = [
     "DEFAULTS",
+    "KNOWN_SECTIONS",
     "OPTIONS",
     "SETTING",
     "Problem",
     "Settings",
     "check_options",
+    "current_or_partial",
     "find_problems",
     "get_settings",
     "register_section",
@@ -160,6 +162,14 @@ def find_problems() -> list[Problem]:
     return inspect_setting(getattr(django_settings, SETTING, None))[1]
 
 
+def current_or_partial() -> Settings:
+    """Return the settings in force; where parts are bad, the rest with defaults for those parts.
+
+    For checks and tools that must say something useful while the setting is wrong.
+    """
+    return inspect_setting(getattr(django_settings, SETTING, None))[0]
+
+
 def register_section(name: str) -> None:
     """Allow a key of ``ASYNC_CACHE`` that another app reads from ``Settings.sections``.
 
@@ -219,8 +229,9 @@ def inspect_setting(raw: object) -> tuple[Settings, list[Problem]]:
 
 
 def _unknown_key(key: object) -> Problem:
-    hint = suggest(key, [*_KEYS, *_DICTS, *KNOWN_SECTIONS, *_sections])
-    if isinstance(key, str) and key.lower() in OPTIONS:
+    known = {*_KEYS, *_DICTS, *KNOWN_SECTIONS, *_sections}
+    hint = suggest(key, known)
+    if isinstance(key, str) and key.lower() in OPTIONS and key.upper() not in known:
         hint = f'It is an option of jobs: write {SETTING}["DEFAULTS"]["{key.lower()}"].'
     return Problem("unknown_key", SETTING, f"unknown key {key!r}", hint)
 
