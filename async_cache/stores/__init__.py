@@ -1,0 +1,1 @@
+"""Where entries, stamps and leases live."""

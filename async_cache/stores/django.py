@@ -1,0 +1,209 @@
+"""A store over any Django cache."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.db import BaseDatabaseCache
+from django.core.cache.backends.dummy import DummyCache
+from django.core.cache.backends.filebased import FileBasedCache
+from django.core.cache.backends.locmem import LocMemCache
+
+from async_cache.breaker import Breaker
+from async_cache.entry import new_stamp
+from async_cache.exceptions import StoreUnavailable
+from async_cache.stores.base import Claim, Claimed, Commit, Lease, Outcome
+from async_cache.stores.database import Detour, sqlite_loses_writes
+from async_cache.stores.validated import ValidatedStore
+
+__all__ = ["DatabaseStore", "DjangoStore", "NullStore", "make_django_store"]
+
+# What unpickling foreign or damaged bytes raises. An outage raises none of them.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    zlib.error,
+    AttributeError,
+    EOFError,
+    ImportError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+
+
+class DjangoStore(ValidatedStore):
+    """A validated store over the Django cache of an alias.
+
+    Args:
+        alias: Name in ``CACHES``.
+        stamp_life: Seconds that a stamp lives.
+    """
+
+    def __init__(self, alias: str, stamp_life: float) -> None:
+        super().__init__(stamp_life)
+        self.alias = alias
+        self._breaker = Breaker()
+        cache = caches[alias]
+        self.shares = not isinstance(cache, LocMemCache)
+        self.elects = not isinstance(cache, FileBasedCache)
+        # These two keep fractions of a second; elsewhere a timeout is a whole number.
+        self._exact = isinstance(cache, LocMemCache | FileBasedCache)
+
+    # ``caches[alias]`` belongs to a thread or task, so it is looked up at each operation.
+
+    def get_many(self, names: Sequence[str]) -> dict[str, object]:
+        try:
+            found: dict[str, object] = self._call("get_many", names)
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, _DAMAGED):
+                raise
+            # One damaged value must not hide the others.
+            self._breaker.succeeded()
+            return {name: self._get(name) for name in names}
+        return found
+
+    def _get(self, name: str) -> object:
+        try:
+            return self._call("get", name)
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, _DAMAGED):
+                raise
+            self._breaker.succeeded()
+            return b""
+
+    def set(self, name: str, value: bytes, seconds: float) -> None:
+        self._call("set", name, value, self._timeout(seconds))
+
+    def set_many(self, values: dict[str, bytes], seconds: float) -> None:
+        refused = self._call("set_many", values, self._timeout(seconds))
+        if refused:
+            raise StoreUnavailable(
+                f"The cache {self.alias!r} refused {len(refused)} of {len(values)} values. "
+                "A value may be larger than it takes."
+            )
+
+    def add(self, name: str, value: bytes, seconds: float) -> bool:
+        return bool(self._call("add", name, value, self._timeout(seconds)))
+
+    def touch(self, name: str, seconds: float) -> bool:
+        return bool(self._call("touch", name, self._timeout(seconds)))
+
+    def delete_many(self, names: Sequence[str]) -> None:
+        self._call("delete_many", names)
+
+    def put(self, items: Sequence[tuple[str, bytes, float]]) -> None:
+        # Django's caches may fail to write without a word; an invalidation must not.
+        super().put(items)
+        lost = self._missing(items)
+        if lost:
+            super().put(lost)
+            if self._missing(lost):
+                raise StoreUnavailable(
+                    f"The cache {self.alias!r} took {len(lost)} of {len(items)} values and does "
+                    "not have them. It may be full, locked or read-only."
+                )
+
+    def _missing(
+        self, items: Sequence[tuple[str, bytes, float]]
+    ) -> list[tuple[str, bytes, float]]:
+        found = self.get_many([name for name, _, _ in items]) if items else {}
+        return [item for item in items if found.get(item[0]) != item[1]]
+
+    def close(self) -> None:
+        """Do nothing: the connections are Django's, which closes them after each request."""
+
+    def _timeout(self, seconds: float) -> float:
+        return seconds if self._exact else max(1, math.ceil(seconds))
+
+    def _call(self, method: str, *args: Any) -> Any:
+        now = time.monotonic()
+        if not self._breaker.admits(now):
+            raise StoreUnavailable(
+                f"The cache {self.alias!r} failed a moment ago; it is tried again in a second."
+            )
+        try:
+            result = self._perform(caches[self.alias], method, *args)
+        except Exception as error:
+            self._breaker.failed(time.monotonic())
+            raise StoreUnavailable(
+                f"The cache {self.alias!r} failed to {method}: {type(error).__name__}."
+            ) from error
+        self._breaker.succeeded()
+        return result
+
+    def _perform(self, cache: BaseCache, method: str, *args: Any) -> Any:
+        return getattr(cache, method)(*args)
+
+
+class DatabaseStore(DjangoStore):
+    """A store over Django's DatabaseCache, which keeps out of the caller's transactions."""
+
+    def __init__(self, alias: str, stamp_life: float) -> None:
+        super().__init__(alias, stamp_life)
+        cache = caches[alias]
+        assert isinstance(cache, BaseDatabaseCache)
+        self._detour = Detour(cache.cache_model_class)
+        self.elects = not sqlite_loses_writes(self._detour.write_alias)
+
+    @property
+    def writable_now(self) -> bool:
+        """Whether a write made now takes effect at once, rather than with a transaction."""
+        return self._detour.writable_now
+
+    def _timeout(self, seconds: float) -> float:
+        # The backend cuts the end to the whole second before it.
+        return math.ceil(seconds) + 1
+
+    def _perform(self, cache: BaseCache, method: str, *args: Any) -> Any:
+        return self._detour.run(getattr(cache, method), *args)
+
+    def close(self) -> None:
+        """Close this thread's own connection, if it has one."""
+        self._detour.close()
+
+
+class NullStore(DjangoStore):
+    """A store that keeps nothing: every claim wins and every read misses."""
+
+    def __init__(self, alias: str, stamp_life: float) -> None:
+        super().__init__(alias, stamp_life)
+        self.shares = self.elects = False
+
+    def claim(self, claims: Sequence[Claim]) -> list[Claimed]:
+        return [
+            Claimed(
+                won=True,
+                holder=Lease(c.phase, c.token, 0),
+                attempts=0,
+                stamps=tuple(new_stamp() for _ in c.stamps),
+                values=(None,) * len(c.reads),
+            )
+            for c in claims
+        ]
+
+    def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
+        return [Outcome.COMMITTED for _ in commits]
+
+    def renew(self, leases: Sequence[tuple[str, bytes, float]]) -> list[bool]:
+        return [True for _ in leases]
+
+    def put(self, items: Sequence[tuple[str, bytes, float]]) -> None:
+        """Do nothing."""
+
+
+def make_django_store(alias: str, stamp_life: float) -> DjangoStore:
+    """Return the store that fits the Django cache of an alias."""
+    cache = caches[alias]
+    if isinstance(cache, BaseDatabaseCache):
+        return DatabaseStore(alias, stamp_life)
+    if isinstance(cache, DummyCache):
+        return NullStore(alias, stamp_life)
+    return DjangoStore(alias, stamp_life)

@@ -1,0 +1,353 @@
+"""Election and commit over what any cache has: get, set, add, touch, delete.
+
+Knows no backend, and no clock of another machine: leases and traces end with their keys' timeouts.
+
+Two keys make a lease, so that each phase is elected by one atomic ``add``: ``lease`` for fetching,
+``lease.q`` for queued. A fetching claim ignores the queued key; a queued one needs both free.
+
+A process may stop between checking its lease and writing, and write when it wakes up. Three rules
+keep readers from taking what it wrote:
+
+- a claim leaves its trace *before* it confirms that the lease is its own, so whoever wins next
+  finds it;
+- who wins a fetching lease and finds a fetch that never said it ended renews the soft stamp, and
+  only then reads the stamps that its own entry will carry;
+- "I will write nothing more" is said under a key of its own (``trace.d``). Were the trace deleted
+  instead, a latecomer could delete another's.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, TypeGuard
+
+from async_cache.entry import STAMP_SIZE, new_stamp
+from async_cache.leases import (
+    Lease,
+    Phase,
+    decode_lease,
+    decode_trace,
+    encode_lease,
+    encode_trace,
+    may_take,
+    next_trace,
+    queued_seconds,
+    stray_fetch,
+)
+from async_cache.stores.base import Claim, Claimed, Commit, Handle, Level, Outcome, Store
+from async_cache.stores.members import Members
+from async_cache.stores.touches import Touches
+
+__all__ = ["ValidatedStore"]
+
+DONE_LIFE = 86_400.0
+
+
+def _queue(lease: str) -> str:
+    return lease + ".q"
+
+
+def _done(trace: str) -> str:
+    return trace + ".d"
+
+
+def _slot(claim: Claim) -> str:
+    return claim.lease if claim.phase is Phase.FETCHING else _queue(claim.lease)
+
+
+def _token(raw: object) -> bytes | None:
+    return raw if isinstance(raw, bytes) else None
+
+
+def _is_stamp(raw: object) -> TypeGuard[bytes]:
+    return isinstance(raw, bytes) and len(raw) == STAMP_SIZE
+
+
+class ValidatedStore(Store):
+    """A store made of five primitives.
+
+    Args:
+        stamp_life: Seconds that a stamp lives; no entry lives longer.
+    """
+
+    level: ClassVar[Level] = Level.VALIDATED
+
+    def __init__(self, stamp_life: float = 30 * 86_400.0) -> None:
+        self.stamp_life = stamp_life
+        self._members = Members()
+        self._touches = Touches()
+
+    # The primitives.
+
+    @abstractmethod
+    def get_many(self, names: Sequence[str]) -> dict[str, object]:
+        """Return what is there, read in this order."""
+
+    @abstractmethod
+    def set(self, name: str, value: bytes, seconds: float) -> None:
+        """Write blind."""
+
+    @abstractmethod
+    def add(self, name: str, value: bytes, seconds: float) -> bool:
+        """Write when nothing is there; atomic where `elects` is true."""
+
+    @abstractmethod
+    def touch(self, name: str, seconds: float) -> bool:
+        """Give a key a new timeout; False when it is gone."""
+
+    @abstractmethod
+    def delete_many(self, names: Sequence[str]) -> None:
+        """Delete, there or not."""
+
+    def set_many(self, values: dict[str, bytes], seconds: float) -> None:
+        """Write several blind, in any order."""
+        for name, value in values.items():
+            self.set(name, value, seconds)
+
+    # Reads.
+
+    def prepare(self, names: Sequence[str]) -> Handle:
+        return tuple(names)
+
+    def read(self, handle: Handle) -> list[bytes | None]:
+        found = self.get_many(handle)
+        return [self._bytes(found.get(name)) for name in handle]
+
+    def read_many(self, handles: Sequence[Handle]) -> list[list[bytes | None]]:
+        found = self.get_many(tuple(dict.fromkeys(name for names in handles for name in names)))
+        return [[self._bytes(found.get(name)) for name in names] for names in handles]
+
+    @staticmethod
+    def _bytes(raw: object) -> bytes | None:
+        # What somebody else stored under our key must not pass for a plain miss.
+        return raw if raw is None or isinstance(raw, bytes) else b""
+
+    def holders(self, leases: Sequence[str]) -> list[Lease | None]:
+        found = self._look((name, _queue(name)) for name in leases)
+        return [self._holder(found, name) for name in leases]
+
+    @staticmethod
+    def _holder(found: dict[str, object], lease: str) -> Lease | None:
+        return decode_lease(found.get(lease)) or decode_lease(found.get(_queue(lease)))
+
+    def _look(self, groups: Iterable[Iterable[str]]) -> dict[str, object]:
+        names = tuple(dict.fromkeys(name for group in groups for name in group))
+        return self.get_many(names) if names else {}
+
+    # Writes.
+
+    def put(self, items: Sequence[tuple[str, bytes, float]]) -> None:
+        for name, value, seconds in items:
+            self.set(name, value, seconds)
+
+    def remove(self, names: Sequence[str]) -> None:
+        if names:
+            self.delete_many(names)
+
+    # Election.
+
+    def claim(self, claims: Sequence[Claim]) -> list[Claimed]:
+        answers: dict[int, Claimed] = {}
+        tries: dict[int, Claim] = {}
+        now = time.monotonic()
+        before = self._look(
+            (c.lease, _queue(c.lease), c.trace, _done(c.trace), *c.reads)
+            for c in claims
+            if c.phase is Phase.QUEUED
+        )
+        for i, c in enumerate(claims):
+            full = c.max_members > 0 and not self._members.has_room(
+                c.members or c.lease, c.member, c.max_members, now
+            )
+            if full:
+                answers[i] = self._lost(c, self._look([(c.lease, _queue(c.lease), *c.reads)]), full)
+            elif c.phase is Phase.QUEUED and not may_take(
+                self._holder(before, c.lease), c.phase, c.token
+            ):
+                answers[i] = self._lost(c, before)
+            else:
+                tries[i] = c
+        self._elect(tries, before, answers)
+        return [answers[i] for i in range(len(claims))]
+
+    def _elect(
+        self, tries: dict[int, Claim], before: dict[str, object], answers: dict[int, Claimed]
+    ) -> None:
+        added = {i: self._add(c, before) for i, c in tries.items()}
+        # Read after the election: an entry committed before it must be seen, and so must the
+        # trace of whoever held the lease until now.
+        seen = before | self._look(
+            (*c.stamps, *c.reads, c.trace, _done(c.trace), c.lease, _queue(c.lease))
+            for i, c in tries.items()
+            if c.phase is Phase.FETCHING or not added[i]
+        )
+        for i, c in list(tries.items()):
+            if not added[i] and not self._retake(c, seen.get(_slot(c))):
+                answers[i] = self._lost(c, seen)
+                del tries[i]
+        attempts = self._leave_traces(tries, seen)
+        after = self._look(
+            (*c.stamps, *(c.reads if c.phase is Phase.QUEUED else ()), _queue(c.lease), c.lease)
+            for c in tries.values()
+        )
+        seen.update(dict.fromkeys(n for c in tries.values() for n in (c.lease, _queue(c.lease))))
+        seen.update(after)
+        for i, c in tries.items():
+            held = self._holder(seen, c.lease)
+            if held is None or held.token != c.token or held.phase < c.phase:
+                answers[i] = self._lost(c, seen)
+                continue
+            stamps = tuple(self._stamp(after.get(name)) for name in c.stamps)
+            values = tuple(self._bytes(seen.get(name)) for name in c.reads)
+            answers[i] = Claimed(True, held, attempts[i], stamps, values)
+        vain = [c for i, c in tries.items() if not answers[i].won]
+        if vain:
+            self.release([(c.lease, c.token, c.trace) for c in vain])
+
+    def _add(self, claim: Claim, before: dict[str, object]) -> bool:
+        attempts, seconds = 0, claim.seconds
+        if claim.phase is Phase.QUEUED:
+            last = decode_trace(before.get(claim.trace))
+            done = _token(before.get(_done(claim.trace)))
+            attempts = next_trace(last, done, claim.phase, claim.token).attempts
+            seconds = queued_seconds(seconds, attempts)
+        record = encode_lease(Lease(claim.phase, claim.token, attempts))
+        return self.add(_slot(claim), record, seconds)
+
+    def _retake(self, claim: Claim, raw: object) -> bool:
+        """Win a lease after all: it is ours already, has just gone free, or is no lease."""
+        held = decode_lease(raw)
+        if held is not None:
+            return held.token == claim.token
+        record = encode_lease(Lease(claim.phase, claim.token, 0))
+        if raw is None:
+            return self.add(_slot(claim), record, claim.seconds)
+        self.set(_slot(claim), record, claim.seconds)
+        return True
+
+    def _leave_traces(self, tries: dict[int, Claim], seen: dict[str, object]) -> dict[int, int]:
+        """Renew soft stamps where due, make missing stamps, and write the traces.
+
+        Returns:
+            Unanswered dispatches before each claim.
+        """
+        attempts: dict[int, int] = {}
+        traces: dict[float, dict[str, bytes]] = {}
+        made: set[str] = set()
+        for i, c in tries.items():
+            last = decode_trace(seen.get(c.trace))
+            done = _token(seen.get(_done(c.trace)))
+            trace = next_trace(last, done, c.phase, c.token)
+            attempts[i] = trace.attempts
+            traces.setdefault(c.life, {})[c.trace] = encode_trace(trace)
+            if c.phase is Phase.FETCHING and c.soft_stamp and stray_fetch(last, done, c.token):
+                self.set(c.soft_stamp, new_stamp(), c.stamp_life)
+                made.add(c.soft_stamp)
+            for name in c.stamps:
+                if name not in made:
+                    made.add(name)
+                    self._ensure_stamp(name, seen.get(name), c.stamp_life)
+        for life, values in traces.items():
+            self.set_many(values, life)
+        return attempts
+
+    def _ensure_stamp(self, name: str, raw: object, life: float) -> None:
+        if not _is_stamp(raw):
+            if raw is not None:
+                self.delete_many([name])
+            if self.add(name, new_stamp(), life) and life >= self.stamp_life:
+                self._touches.note(name, time.monotonic())
+
+    @staticmethod
+    def _stamp(raw: object) -> bytes:
+        # A stamp lost again at once: one that matches nothing makes the entry a miss, no worse.
+        return raw if _is_stamp(raw) else new_stamp()
+
+    def _lost(self, claim: Claim, seen: dict[str, object], full: bool = False) -> Claimed:
+        values = tuple(self._bytes(seen.get(name)) for name in claim.reads)
+        held = self._holder(seen, claim.lease)
+        return Claimed(False, held, held.attempts if held else 0, (), values, full)
+
+    # What follows a fetch.
+
+    def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
+        # The lease last: what is compared before it was still true while we held it.
+        seen = self._look(
+            (*(name for name, _ in c.expect), *(() if c.lease is None else (c.lease,)))
+            for c in commits
+        )
+        outcomes = [self._verdict(c, seen) for c in commits]
+        granted = [c for c, o in zip(commits, outcomes, strict=True) if o is Outcome.COMMITTED]
+        self._extend(granted)
+        self._write([c.puts[:-1] for c in granted])
+        self._write([c.puts[-1:] for c in granted])
+        self._give_back(
+            [c for c in commits if c.lease is not None],
+            [c for c, o in zip(commits, outcomes, strict=True) if o is not Outcome.LOST],
+            [name for c in granted for name in c.removes],
+        )
+        return outcomes
+
+    def _verdict(self, commit: Commit, seen: dict[str, object]) -> Outcome:
+        if commit.lease is not None:
+            held = decode_lease(seen.get(commit.lease))
+            if held is None or held.token != commit.token:
+                return Outcome.LOST
+        if any(seen.get(name) != value for name, value in commit.expect):
+            return Outcome.OVERTAKEN
+        if commit.members is not None and commit.max_members > 0:
+            now = time.monotonic()
+            life = commit.puts[-1][2] if commit.puts else 0.0
+            if not self._members.join(
+                commit.members, commit.member, commit.max_members, now, now + life
+            ):
+                return Outcome.FULL
+        return Outcome.COMMITTED
+
+    def _extend(self, commits: Iterable[Commit]) -> None:
+        """Make stamps outlive the entries; always to a full life, which cannot shorten one."""
+        for name, seconds in {pair for c in commits for pair in c.extend}:
+            if self._touches.due(name, seconds, self.stamp_life, time.monotonic()):
+                self.touch(name, max(seconds, self.stamp_life))
+
+    def _write(self, groups: Iterable[tuple[tuple[str, bytes, float], ...]]) -> None:
+        """Write each group in its order; groups of one item are written together."""
+        together: dict[float, dict[str, bytes]] = {}
+        for items in groups:
+            if len(items) > 1:
+                self.put(items)
+            for name, value, seconds in items if len(items) == 1 else ():
+                together.setdefault(seconds, {})[name] = value
+        for seconds, values in together.items():
+            self.set_many(values, seconds)
+
+    def _give_back(
+        self, ended: Sequence[Commit], ours: Sequence[Commit], removes: Sequence[str]
+    ) -> None:
+        # First the word that we are done: whoever wins the lease must not take us for a straggler.
+        if ended:
+            self.set_many({_done(c.trace): c.token for c in ended}, DONE_LIFE)
+        leases = [n for c in ours if c.lease is not None for n in (c.lease, _queue(c.lease))]
+        self.remove([*removes, *leases])
+
+    def renew(self, leases: Sequence[tuple[str, bytes, float]]) -> list[bool]:
+        seen = self._look([[name for name, _, _ in leases]])
+        held = [decode_lease(seen.get(name)) for name, _, _ in leases]
+        return [
+            lease is not None and lease.token == token and self.touch(name, seconds)
+            for lease, (name, token, seconds) in zip(held, leases, strict=True)
+        ]
+
+    def release(self, leases: Sequence[tuple[str, bytes, str]]) -> None:
+        seen = self._look((name, _queue(name)) for name, _, _ in leases)
+        if leases:
+            self.set_many({_done(trace): token for _, token, trace in leases}, DONE_LIFE)
+        ours: list[str] = []
+        for name, token, _ in leases:
+            for slot in (name, _queue(name)):
+                held = decode_lease(seen.get(slot))
+                if held is not None and held.token == token:
+                    ours.append(slot)
+        self.remove(ours)
