@@ -29,6 +29,7 @@ W009  the Celery broker lives in this process' memory
 W010  a section of ``ASYNC_CACHE`` belongs to an app that is not installed
 W011  ttl + grace exceed ``MAX_LIFETIME``
 W012  workers may not import a job's module
+W013  django-redis hides outages: ``IGNORE_EXCEPTIONS``
 I001  Celery runs tasks eagerly
 W101  (deploy) ``SECRET_KEY`` is weak
 W102  (deploy) a cache backend unpickles what it reads

@@ -16,17 +16,21 @@ from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.checks import CheckMessage, Error, Warning
-from django.db import connections, router
+from django.db import router
 
-from async_cache.conf import SETTING, current_or_partial
+from async_cache.conf import SETTING, current_or_partial, find_problems
 from async_cache.jobs.registry import all_jobs
+from async_cache.stores.base import Level
+from async_cache.stores.database import sqlite_loses_writes
+from async_cache.stores.registry import get_store
 from async_cache.validators import suggest
 
 __all__ = ["check_caches", "describe", "load_caches", "reads_raw_bytes"]
 
 _DEFAULT_MAX_ENTRIES: Final = 300
+_DJANGO_REDIS: Final = "django_redis.cache.RedisCache"
 _TIMEOUTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "django_redis.cache.RedisCache": ("SOCKET_CONNECT_TIMEOUT", "SOCKET_TIMEOUT"),
+    _DJANGO_REDIS: ("SOCKET_CONNECT_TIMEOUT", "SOCKET_TIMEOUT"),
     "django.core.cache.backends.redis.RedisCache": ("socket_connect_timeout", "socket_timeout"),
     "django.core.cache.backends.memcached.PyMemcacheCache": ("connect_timeout", "timeout"),
 }
@@ -88,12 +92,9 @@ def describe(alias: str) -> str:
     return f'The cache CACHES["{alias}"]'
 
 
-def reads_raw_bytes(cache: BaseCache) -> bool:
+def reads_raw_bytes(alias: str) -> bool:
     """Say whether async_cache reads this cache itself, without the backend unpickling first."""
-    if _inherits(cache, "django_redis.cache.RedisCache"):
-        client = getattr(cache, "_client_cls", None)
-        return getattr(client, "__name__", "") in {"DefaultClient", "SentinelClient"}
-    return _inherits(cache, "django.core.cache.backends.redis.RedisCache")
+    return get_store(alias).level is Level.FENCED
 
 
 def check_caches(
@@ -135,11 +136,7 @@ def _check_sqlite(alias: str, cache: BaseCache, options: Mapping[str, Any]) -> l
     if not isinstance(cache, DatabaseCache):
         return []
     database = router.db_for_write(cache.cache_model_class)
-    connection = connections[database]
-    if connection.vendor != "sqlite":
-        return []
-    mode = (connection.settings_dict.get("OPTIONS") or {}).get("transaction_mode")
-    if isinstance(mode, str) and mode.upper() in {"IMMEDIATE", "EXCLUSIVE"}:
+    if not sqlite_loses_writes(database):
         return []
     return [
         Warning(
@@ -191,6 +188,20 @@ def _check_timeouts(alias: str, cache: BaseCache, options: Mapping[str, Any]) ->
             f"{describe(alias)} does not set {' and '.join(missing)}: {effect}",
             hint=f'Set CACHES["{alias}"]["OPTIONS"] = {{{example}}}.',
             id="async_cache.W006",
+        )
+    ]
+
+
+def _check_honesty(alias: str, cache: BaseCache, options: Mapping[str, Any]) -> list[CheckMessage]:
+    hides = getattr(cache, "_ignore_exceptions", False) and _inherits(cache, _DJANGO_REDIS)
+    if not hides or find_problems() or reads_raw_bytes(alias):
+        return []
+    return [
+        Warning(
+            f"{describe(alias)} ignores exceptions: an outage looks like an empty cache, and every "
+            "get fetches without knowing why.",
+            hint=f'Remove IGNORE_EXCEPTIONS from CACHES["{alias}"]["OPTIONS"].',
+            id="async_cache.W013",
         )
     ]
 

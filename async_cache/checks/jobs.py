@@ -8,8 +8,11 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, Warning
 
-from async_cache.conf import SETTING, current_or_partial, find_problems
+from async_cache.conf import OPTIONS, SETTING, check_options, current_or_partial, find_problems
+from async_cache.exceptions import ConfigurationError
 from async_cache.jobs import registry
+from async_cache.resolution import COMPUTED
+from async_cache.serializers import get_serializer
 from async_cache.validators import suggest
 
 __all__ = ["check_jobs"]
@@ -18,7 +21,13 @@ __all__ = ["check_jobs"]
 def check_jobs(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Name the jobs that share a name, and the entries of ``JOBS`` that name none."""
     jobs = registry.all_jobs()
-    return [*_check_names(), *_check_entries(jobs), *_check_modules(jobs)]
+    return [
+        *_check_names(),
+        *_check_entries(jobs),
+        *_check_options(jobs),
+        *_check_modules(jobs),
+        *_check_serializers(jobs),
+    ]
 
 
 def _check_names() -> list[CheckMessage]:
@@ -73,3 +82,38 @@ def _check_modules(jobs: Mapping[str, type]) -> list[CheckMessage]:
         for name, job in jobs.items()
         if not registry.may_import(job.__module__)
     ]
+
+
+def _check_options(jobs: Mapping[str, type]) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    for name, job in jobs.items():
+        given = {option: getattr(job, option) for option in OPTIONS if hasattr(job, option)}
+        for option in COMPUTED:
+            if callable(given.get(option)):
+                del given[option]
+        found += [
+            Error(f"{problem.where}: {problem.message}.", hint=problem.hint, id="async_cache.E003")
+            for problem in check_options(name, given)
+        ]
+    return found
+
+
+def _check_serializers(jobs: Mapping[str, type]) -> list[CheckMessage]:
+    settings = current_or_partial()
+    used = {settings.defaults["serializer"]: f'{SETTING}["DEFAULTS"]["serializer"]'}
+    for name, options in settings.jobs.items():
+        if "serializer" in options:
+            used.setdefault(options["serializer"], f'{SETTING}["JOBS"]["{name}"]["serializer"]')
+    for name, job in jobs.items():
+        serializer = getattr(job, "serializer", None)
+        if isinstance(serializer, str):
+            used.setdefault(serializer, f"{name}.serializer")
+    found: list[CheckMessage] = []
+    for serializer, where in used.items():
+        try:
+            get_serializer(serializer)
+        except ConfigurationError as error:
+            message = f'{where} is "{serializer}", which cannot be loaded: {error}'
+            hint = 'Use "pickle" or "json", or the dotted path to a serializer of your own.'
+            found.append(Error(message, hint=hint, id="async_cache.E012"))
+    return found

@@ -14,6 +14,7 @@ from django.core.checks import CheckMessage, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from async_cache.checks.caches import describe, load_caches, reads_raw_bytes
+from async_cache.conf import find_problems
 
 __all__ = ["check_backends", "check_secret_key"]
 
@@ -58,6 +59,8 @@ def check_backends(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """Name the caches whose backend unpickles stored bytes before their seal can be checked."""
+    if find_problems():
+        return []  # stores cannot be made from a setting that is wrong; its own errors come first
     return [
         Warning(
             f"{describe(alias)} unpickles what it reads before async_cache can check its seal: who "
@@ -69,10 +72,10 @@ def check_backends(
             id="async_cache.W102",
         )
         for alias, cache in load_caches()[0].items()
-        if _unpickles(cache)
+        if _unpickles(alias, cache)
     ]
 
 
-def _unpickles(cache: BaseCache) -> bool:
+def _unpickles(alias: str, cache: BaseCache) -> bool:
     # These two hold nothing that another process could have written.
-    return not isinstance(cache, DummyCache | LocMemCache) and not reads_raw_bytes(cache)
+    return not isinstance(cache, DummyCache | LocMemCache) and not reads_raw_bytes(alias)
