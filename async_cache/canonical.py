@@ -6,9 +6,9 @@ error that names the argument; nothing falls back on ``str()``, ``repr()`` or ``
 
 What counts as one value:
 
-- ``1``, ``"1"``, ``True`` and ``1.0`` are four, inside containers too; ``0.0`` and ``-0.0`` are two,
-  as are ``Decimal("1.0")`` and ``Decimal("1.00")``, since a fetch can tell them apart; every nan is
-  one.
+- ``1``, ``"1"``, ``True`` and ``1.0`` are four, inside containers too. ``0.0`` and ``-0.0`` are
+  two, as are ``Decimal("1.0")`` and ``Decimal("1.00")``, since a fetch can tell them apart. Every
+  nan is one.
 - Dicts, sets and frozensets have no order. Lists and tuples have one.
 - An aware datetime is its wall time and its zone: the name of a ``ZoneInfo``, else the offset. One
   instant in two zones is two values; ``timezone.utc`` and ``ZoneInfo("UTC")`` are one zone.
@@ -76,12 +76,12 @@ class Refusal(Exception):
         self.remedy = remedy
         self.path: list[str] = []
 
-    def describe(self, name: str) -> str:
-        """Say which part of the argument `name` is refused, why, and what to do."""
+    def describe(self, name: str, use: str = "be part of a key") -> str:
+        """Say which part of the argument `name` is refused for a use, why, and what to do."""
         # The path is gathered from the inside out; deep down, where it starts says enough.
         steps = self.path[::-1]
         part = name + "".join(steps[:_SHOWN_STEPS]) + ("..." if len(steps) > _SHOWN_STEPS else "")
-        return f"argument {name!r} cannot be part of a key: {part} {self.problem}; {self.remedy}"
+        return f"argument {name!r} cannot {use}: {part} {self.problem}; {self.remedy}"
 
 
 @singledispatch
@@ -115,15 +115,19 @@ def canonical(value: object, name: str = "value") -> bytes:
         raise UnkeyableArgument(refusal.describe(name)) from None
 
 
-def reduce_argument(value: object) -> object:
+def reduce_argument(value: object, *, declared: bool = True) -> object:
     """Return the plainer value or the `Tagged` one that stands for an object of a foreign type.
+
+    Args:
+        value: The object.
+        declared: Whether its own ``__cache_key__`` counts.
 
     Raises:
         Refusal: there is none.
     """
     cls = type(value)
     held: Any = value
-    if hasattr(cls, "__cache_key__"):
+    if declared and hasattr(cls, "__cache_key__"):
         return Tagged("object", (class_path(cls), held.__cache_key__()))
     if issubclass(cls, Flag):
         return Tagged("flag", (class_path(cls), held._value_))
@@ -300,7 +304,7 @@ def _zoned(zone: str | int | None) -> bytes:
 
 
 def _double(value: float) -> bytes:
-    return _pack_double(value) if value == value else _NAN  # noqa: PLR0124
+    return _pack_double(value) if value == value else _NAN
 
 
 def _clock(value: datetime | time) -> bytes:
