@@ -1,0 +1,1 @@
+"""The application of the example project: airports and their weather."""

@@ -1,0 +1,128 @@
+"""The cached reads of this project.
+
+async_cache imports the `jobs` module of every installed app, in the web server and in the worker,
+so a job defined here is known to both.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import urllib.request
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Avg, Count, Max
+
+from async_cache import AsyncCacheJob, QuerySetFilterJob, QuerySetGetJob, cached
+
+from .models import Airport, Country
+
+EARTH_RADIUS = 6371.0  # km
+
+
+class AirportWeather(AsyncCacheJob):
+    """The weather at an airport, from a service that takes seconds to answer.
+
+    `fetch` is the slow part. On the first read somebody has to wait for it; after that the worker
+    runs it and every read is answered from the cache.
+
+    The settings give this job a ttl of ten seconds and a queue of its own
+    (`ASYNC_CACHE["JOBS"]`); they win over what is written here.
+    """
+
+    ttl = 60  # seconds until a value turns stale
+    grace = 3600  # seconds past that in which it may still be served
+    fetch_timeout = 15
+
+    def fetch(self, code: str) -> dict[str, Any]:
+        """Ask the weather service. An error keeps the stored value and is tried again later."""
+        with urllib.request.urlopen(
+            f"{settings.UPSTREAM_URL}/weather/{code}", timeout=12
+        ) as answer:
+            reading: dict[str, Any] = json.load(answer)
+        # Who ran this fetch, so that the pages can show it: the worker or the web server.
+        reading["fetched_by"] = os.getpid()
+        return reading
+
+
+# Reads of the ORM need no subclass: give the job a model, or a queryset that says what to join.
+# `airport_by_code.get(code="AKL")` returns the instance, country and all, and raises
+# Airport.DoesNotExist on a hit as on a miss.
+airport_by_code = QuerySetGetJob(Airport.objects.select_related("country"))
+
+# `airports_where.filter(country__code="NZ")` returns a list.
+airports_where = QuerySetFilterJob(Airport.objects.select_related("country").order_by("city"))
+
+
+@cached(ttl=120)
+def country_table() -> list[dict[str, Any]]:
+    """Count the airports of each country: an aggregation, cached by a decorator."""
+    return list(
+        Country.objects.annotate(
+            number=Count("airports"),
+            highest=Max("airports__elevation"),
+            mean=Avg("airports__elevation"),
+        )
+        .order_by("-number", "name")
+        .values("code", "name", "number", "highest", "mean")
+    )
+
+
+@cached(ttl=30, fetch_timeout=30)
+def remotest_airports(limit: int) -> list[dict[str, Any]]:
+    """Find the airports whose nearest other airport is farthest away.
+
+    A report that costs real work: for each of some 7 900 airports, the distance to its neighbours.
+    """
+    rows = list(
+        Airport.objects.order_by("latitude").values_list(
+            "code", "name", "country__name", "latitude", "longitude"
+        )
+    )
+    points = [_on_sphere(latitude, longitude) for *_, latitude, longitude in rows]
+    found = []
+    for index, (code, name, country, *_) in enumerate(rows):
+        neighbour, chord = _nearest(points, index)
+        found.append(
+            {
+                "code": code,
+                "name": name,
+                "country": country,
+                "neighbour": rows[neighbour][0],
+                "km": round(2 * EARTH_RADIUS * math.asin(min(1.0, chord / 2))),
+            }
+        )
+    found.sort(key=lambda row: row["km"], reverse=True)
+    return found[:limit]
+
+
+Point = tuple[float, float, float]
+
+
+def _on_sphere(latitude: float, longitude: float) -> Point:
+    phi, theta = math.radians(latitude), math.radians(longitude)
+    return (math.cos(phi) * math.cos(theta), math.cos(phi) * math.sin(theta), math.sin(phi))
+
+
+def _nearest(points: list[Point], index: int) -> tuple[int, float]:
+    """Return the nearest other point and the length of the chord to it.
+
+    The points are sorted by latitude, so the search goes outwards from `index` and ends where the
+    difference in height alone exceeds the best distance.
+    """
+    best, best_index = 4.0, index
+    x, y, z = points[index]
+    for step in (1, -1):
+        other = index + step
+        while 0 <= other < len(points):
+            a, b, c = points[other]
+            rise = (z - c) ** 2
+            if rise >= best:
+                break
+            square = rise + (x - a) ** 2 + (y - b) ** 2
+            if square < best:
+                best, best_index = square, other
+            other += step
+    return best_index, math.sqrt(best)

@@ -1,0 +1,31 @@
+"""Ask and tell the weather service how it behaves."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from django.conf import settings
+
+
+class UpstreamRefused(Exception):
+    """The service does not accept what it was told, or does not answer."""
+
+
+def control(**behaviour: Any) -> dict[str, Any]:
+    """Change the behaviour of the service; without arguments, look it up.
+
+    Raises:
+        UpstreamRefused: It did not accept the change, or did not answer.
+    """
+    data = json.dumps(behaviour).encode() if behaviour else None
+    try:
+        with urllib.request.urlopen(f"{settings.UPSTREAM_URL}/control", data, timeout=2) as answer:
+            body: dict[str, Any] = json.load(answer)
+            return body
+    except urllib.error.HTTPError as error:
+        raise UpstreamRefused(json.load(error).get("error", str(error))) from error
+    except OSError as error:
+        raise UpstreamRefused(f"the weather service does not answer: {error}") from error

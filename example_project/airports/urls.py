@@ -1,0 +1,23 @@
+"""Addresses of the pages, and of what their script asks."""
+
+from django.urls import path
+
+from . import views
+
+app_name = "airports"
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("weather/<str:code>/", views.weather, name="weather"),
+    path("countries/", views.countries, name="countries"),
+    path("countries/<str:code>/", views.country, name="country"),
+    path("airports/<str:code>/", views.airport, name="airport"),
+    path("board/", views.board, name="board"),
+    path("report/", views.report, name="report"),
+    path("live/", views.live, name="live"),
+    path("live.json", views.live_json, name="live_json"),
+    path("read/<str:kind>/<str:argument>/", views.read_json, name="read"),
+    path("state/<str:kind>/<str:argument>/", views.state_json, name="state"),
+    path("act/<str:verb>/<str:kind>/<str:argument>/", views.act, name="act"),
+    path("upstream/", views.upstream, name="upstream"),
+    path("health/", views.health, name="health"),
+]
