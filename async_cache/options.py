@@ -85,7 +85,7 @@ OPTIONS: Final[Mapping[str, Validator]] = MappingProxyType(
         "negative": validators.exceptions,
         "negative_ttl": validators.duration(),
         "jitter": validators.number(minimum=0, below=1),
-        "early": validators.number(minimum=0),
+        "early": validators.early,
         "version": validators.version,
         "vary": validators.words("language", re.compile(r"[^\W\d]\w*(\.\w+)*")),
         "tags": validators.words("tag"),

@@ -131,6 +131,25 @@ def number(*, minimum: float, below: float = math.inf) -> Validator:
     return clean
 
 
+_weight: Final[Validator] = number(minimum=0)
+
+
+def early(value: Any) -> float | timedelta:
+    """Accept a weight of probabilistic early refresh, or a timedelta before the ttl's end."""
+    if isinstance(value, timedelta):
+        return timedelta(seconds=as_seconds(value))
+    return float(_weight(value))
+
+
+def early(value: Any) -> float | timedelta:
+    """Accept the weight of probabilistic early refresh, or a timedelta before the ttl's end."""
+    if isinstance(value, timedelta):
+        as_seconds(value)
+        return value
+    weight: float = number(minimum=0)(value)
+    return weight
+
+
 def integer(*, minimum: int, none: bool = False) -> Validator:
     """Accept an int of at least ``minimum``."""
 
