@@ -85,6 +85,7 @@ class Row:
         self.args = (meta.app_label, meta.model_name, fingerprint(model), named, *own)
 
     def __call__(self, *values: object) -> NoReturn:
+        """Stand in for the builder, which pickle requires to be callable."""
         raise TypeError("a shape is called only once loaded")
 
     def __reduce__(self) -> Reduced:
