@@ -11,7 +11,8 @@ of pytest-xdist do not meet), and end with it.
   the alias ``postgres``, tables included. The mark alone starts the server.
 - ``celery_worker_process``: start a real worker over Redis or over the file system.
 
-Where a server cannot be had the test is skipped; ``REQUIRE_SERVERS=1`` makes it fail instead.
+Where a server cannot be had the test is skipped. ``REQUIRE_SERVERS=1`` makes it fail instead, for
+all kinds of servers; ``REQUIRE_SERVERS=redis,postgres`` for these.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Servers:
             except ServerUnavailable as error:
                 self._missing[kind] = str(error)
         if kind in self._missing:
-            unavailable(self._missing[kind])
+            unavailable(kind, self._missing[kind])
         server = self._running[kind]
         assert isinstance(server, kind)
         return server
@@ -101,9 +102,10 @@ def flush(url: str) -> None:
 servers_key = pytest.StashKey[Servers]()
 
 
-def unavailable(reason: str) -> None:
-    """Skip the running test, or fail it where servers are required."""
-    if os.environ.get("REQUIRE_SERVERS", "") not in ("", "0"):
+def unavailable(kind: type[Server], reason: str) -> None:
+    """Skip the running test, or fail it where the server is required."""
+    required = os.environ.get("REQUIRE_SERVERS", "").split(",")
+    if "1" in required or kind.name in required:
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
@@ -182,7 +184,7 @@ def redis_server() -> Iterator[RedisServer]:
     try:
         server = RedisServer().start()
     except ServerUnavailable as error:
-        unavailable(str(error))
+        unavailable(RedisServer, str(error))
         raise
     try:
         yield server

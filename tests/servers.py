@@ -80,6 +80,7 @@ class Process:
             options += ["--remove", str(remove)]
         self.log = log
         self.grace = grace
+        self._remove = remove
         self._keeper = subprocess.Popen(
             [sys.executable, "-S", "-E", str(KEEPER), *options, str(log), *command],
             stdin=subprocess.PIPE,
@@ -127,6 +128,8 @@ class Process:
         if self._keeper.stdin is not None:
             self._keeper.stdin.close()
         self._keeper.wait(self.grace + 10)
+        if self._remove:
+            shutil.rmtree(self._remove, ignore_errors=True)  # a killed keeper has not
 
 
 class Server:
