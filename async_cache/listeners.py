@@ -44,7 +44,7 @@ class RateLimit:
         self._seen: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
 
     def admit(self, kind: str, subject: str) -> int | None:
-        """Return how many events were left out since the last one admitted; None to leave out this."""
+        """Return how many were left out since the last one admitted; None to leave this one out."""
         key = (kind, subject)
         now = self._clock()
         with self._lock:
@@ -111,7 +111,10 @@ _DROPPED: Final = {
         "is not sealed with this project's SECRET_KEY. Give workers and web servers the same "
         "SECRET_KEY, or the former one in SECRET_KEY_FALLBACKS."
     ),
-    "expired": "came after its time. The queue is slow: add workers, or give jobs their own `queue`.",
+    "expired": (
+        "came after its time. The queue is slow: add workers, or give slow jobs a `queue` of their "
+        "own."
+    ),
 }
 
 

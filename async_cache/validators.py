@@ -141,15 +141,6 @@ def early(value: Any) -> float | timedelta:
     return float(_weight(value))
 
 
-def early(value: Any) -> float | timedelta:
-    """Accept the weight of probabilistic early refresh, or a timedelta before the ttl's end."""
-    if isinstance(value, timedelta):
-        as_seconds(value)
-        return value
-    weight: float = number(minimum=0)(value)
-    return weight
-
-
 def integer(*, minimum: int, none: bool = False) -> Validator:
     """Accept an int of at least ``minimum``."""
 

@@ -62,14 +62,14 @@ def setting(**values: Any) -> Any:
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., type]:
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., type[Any]]:
     """Register jobs for one test; the registry holds nothing else."""
     monkeypatch.setattr(registry, "_jobs", {})
     monkeypatch.setattr(registry, "_places", {})
 
-    def make(name: str, module: str = "tests.app.jobs", **options: Any) -> type:
+    def make(name: str, module: str = "tests.app.jobs", **options: Any) -> type[Any]:
         job = type(name.rpartition(".")[2], (), {"__module__": module, **options})
-        registry.register(name, job)  # type: ignore[arg-type]
+        registry.register(name, job)
         return job
 
     return make
@@ -78,7 +78,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., type]:
 @pytest.fixture
 def celery_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., celery.Celery]]:
     """Make a Celery app the current one for one test."""
-    monkeypatch.setattr(_state._tls, "current_app", None)
+    monkeypatch.setattr(vars(_state)["_tls"], "current_app", None)
     monkeypatch.setattr(_state, "default_app", None)
     apps: list[celery.Celery] = []
 
@@ -93,7 +93,7 @@ def celery_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., celery
 
 
 def test_a_sound_configuration_is_silent(
-    celery_app: Callable[..., Any], jobs: Callable[..., type]
+    celery_app: Callable[..., Any], jobs: Callable[..., type[Any]]
 ) -> None:
     celery_app()
     jobs("tests.app.jobs.Rates", ttl=60)
@@ -158,7 +158,7 @@ class TestSetting:
 
 
 class TestCaches:
-    def test_missing_alias(self, jobs: Callable[..., type]) -> None:
+    def test_missing_alias(self, jobs: Callable[..., type[Any]]) -> None:
         jobs("tests.app.jobs.Rates", cache="slow")
         with setting(CACHE="defualt", JOBS={"a.B": {"cache": "fast"}}):
             found = of("E005")
@@ -301,7 +301,7 @@ class TestDispatchers:
             assert not of("W009")
 
     def test_a_job_that_uses_celery_counts(
-        self, celery_app: Callable[..., Any], jobs: Callable[..., type]
+        self, celery_app: Callable[..., Any], jobs: Callable[..., type[Any]]
     ) -> None:
         celery_app(accept_content=["pickle"])
         with setting(DISPATCHER="thread"):
@@ -335,41 +335,41 @@ class TestDispatchers:
 
 
 class TestJobs:
-    def test_two_of_one_name(self, jobs: Callable[..., type]) -> None:
+    def test_two_of_one_name(self, jobs: Callable[..., type[Any]]) -> None:
         jobs("rates", module="tests.app.one")
         jobs("rates", module="tests.app.two")
         assert "tests.app.one.rates, tests.app.two.rates" in one("E007")
 
-    def test_unknown_job(self, jobs: Callable[..., type]) -> None:
+    def test_unknown_job(self, jobs: Callable[..., type[Any]]) -> None:
         jobs("tests.app.jobs.Rates")
         with setting(JOBS={"tests.app.jobs.Rate": {"ttl": 1}}):
             assert "Did you mean 'tests.app.jobs.Rates'?" in one("W007")
 
-    def test_job_of_a_model(self, jobs: Callable[..., type]) -> None:
+    def test_job_of_a_model(self, jobs: Callable[..., type[Any]]) -> None:
         jobs("async_cache.QuerySetGetJob", module="async_cache.jobs.queryset")
         with setting(JOBS={"async_cache.QuerySetGetJob:auth.User": {"ttl": 1}}):
             assert not of("W007")
         with setting(JOBS={"async_cache.QuerySetGetJob:auth.Usr": {"ttl": 1}}):
             assert "Did you mean 'auth.User'?" in one("W007")
 
-    def test_bad_options_of_a_class(self, jobs: Callable[..., type]) -> None:
+    def test_bad_options_of_a_class(self, jobs: Callable[..., type[Any]]) -> None:
         jobs("tests.app.jobs.Rates", ttl=-1, vary="language")
         found = of("E003")
         assert 'tests.app.jobs.Rates["ttl"]: -1 is negative' in found[0]
         assert 'tests.app.jobs.Rates["vary"]' in found[1]
 
-    def test_computed_options_are_fine(self, jobs: Callable[..., type]) -> None:
+    def test_computed_options_are_fine(self, jobs: Callable[..., type[Any]]) -> None:
         jobs("tests.app.jobs.Rates", ttl=lambda self, value: 3, tags=lambda self: ("a",))
         assert not of("E003")
 
-    def test_module_that_workers_may_not_import(self, jobs: Callable[..., type]) -> None:
+    def test_module_that_workers_may_not_import(self, jobs: Callable[..., type[Any]]) -> None:
         jobs("elsewhere.jobs.Rates", module="elsewhere.jobs")
         with setting():
             assert "JOB_MODULES" in one("W012")
         with setting(JOB_MODULES=["elsewhere"]):
             assert not of("W012")
 
-    def test_serializers(self, jobs: Callable[..., type]) -> None:
+    def test_serializers(self, jobs: Callable[..., type[Any]]) -> None:
         jobs("tests.app.jobs.Rates", serializer="jsn")
         with setting(DEFAULTS={"serializer": "no.such.Serializer"}):
             found = of("E012")

@@ -174,7 +174,7 @@ class TestMistakes:
         assert len(problems(setting)) == 3
         with (
             override_settings(ASYNC_CACHE=setting),
-            pytest.raises(ConfigurationError, match="2 more: run `manage.py check`"),
+            pytest.raises(ConfigurationError, match=r"2 more: run `manage\.py check`"),
         ):
             get_settings()
 

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from django.apps import AppConfig
 from django.conf import settings as django_settings
+from django.core import checks
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.db import DatabaseCache
@@ -15,7 +16,6 @@ from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.memcached import BaseMemcachedCache
-from django.core.checks import CheckMessage, Error, Warning
 from django.db import router
 
 from async_cache.conf import SETTING, current_or_partial, find_problems
@@ -60,14 +60,14 @@ def used_aliases() -> dict[str, str]:
     return used
 
 
-def load_caches() -> tuple[dict[str, BaseCache], list[CheckMessage]]:
+def load_caches() -> tuple[dict[str, BaseCache], list[checks.CheckMessage]]:
     """Return the caches that jobs use, and an error for each that is missing or does not load."""
     found: dict[str, BaseCache] = {}
-    errors: list[CheckMessage] = []
+    errors: list[checks.CheckMessage] = []
     for alias, where in used_aliases().items():
         if alias not in django_settings.CACHES:
             errors.append(
-                Error(
+                checks.Error(
                     f'{where} is "{alias}", which is not in CACHES.',
                     hint=f'{suggest(alias, django_settings.CACHES)} Or add "{alias}" to CACHES.',
                     id="async_cache.E005",
@@ -78,7 +78,7 @@ def load_caches() -> tuple[dict[str, BaseCache], list[CheckMessage]]:
             found[alias] = caches[alias]
         except Exception as error:  # noqa: BLE001 - reported; a backend may raise anything
             errors.append(
-                Error(
+                checks.Error(
                     f"{describe(alias)} cannot be loaded: {type(error).__qualname__}: {error}",
                     hint="Correct BACKEND and OPTIONS, or install the backend's package.",
                     id="async_cache.E006",
@@ -99,7 +99,7 @@ def reads_raw_bytes(alias: str) -> bool:
 
 def check_caches(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
-) -> list[CheckMessage]:
+) -> list[checks.CheckMessage]:
     """Name the caches that cannot be shared, cannot elect one refresher or may wait too long."""
     found, messages = load_caches()
     for alias, cache in found.items():
@@ -109,37 +109,41 @@ def check_caches(
     return messages
 
 
-def _check_kind(alias: str, cache: BaseCache, options: Mapping[str, Any]) -> list[CheckMessage]:
+def _check_kind(
+    alias: str, cache: BaseCache, options: Mapping[str, Any]
+) -> list[checks.CheckMessage]:
     if isinstance(cache, DummyCache):
         message = f"{describe(alias)} stores nothing: every get fetches."
         hint = (
             f"{_SHARED_BACKEND} To turn caching off on purpose, set {SETTING}['ENABLED'] = False."
         )
-        return [Warning(message, hint=hint, id="async_cache.W001")]
+        return [checks.Warning(message, hint=hint, id="async_cache.W001")]
     if isinstance(cache, LocMemCache):
         message = (
             f"{describe(alias)} is private to each process: what a worker refreshes, the web "
             "servers do not see."
         )
         hint = f'{_SHARED_BACKEND} Or set {SETTING}["DISPATCHER"] = "thread" in a single process.'
-        return [Warning(message, hint=hint, id="async_cache.W002")]
+        return [checks.Warning(message, hint=hint, id="async_cache.W002")]
     if isinstance(cache, FileBasedCache):
         message = (
             f"{describe(alias)} cannot elect one refresher: two processes may both add a key, so "
             "a value may be fetched more than once."
         )
-        return [Warning(message, hint=_SHARED_BACKEND, id="async_cache.W003")]
+        return [checks.Warning(message, hint=_SHARED_BACKEND, id="async_cache.W003")]
     return []
 
 
-def _check_sqlite(alias: str, cache: BaseCache, options: Mapping[str, Any]) -> list[CheckMessage]:
+def _check_sqlite(
+    alias: str, cache: BaseCache, options: Mapping[str, Any]
+) -> list[checks.CheckMessage]:
     if not isinstance(cache, DatabaseCache):
         return []
     database = router.db_for_write(cache.cache_model_class)
     if not sqlite_loses_writes(database):
         return []
     return [
-        Warning(
+        checks.Warning(
             f'{describe(alias)} is a table of the SQLite database "{database}", whose transactions '
             "begin deferred: with several processes writes are lost.",
             hint=(
@@ -151,14 +155,16 @@ def _check_sqlite(alias: str, cache: BaseCache, options: Mapping[str, Any]) -> l
     ]
 
 
-def _check_size(alias: str, cache: BaseCache, options: Mapping[str, Any]) -> list[CheckMessage]:
+def _check_size(
+    alias: str, cache: BaseCache, options: Mapping[str, Any]
+) -> list[checks.CheckMessage]:
     if not isinstance(cache, DatabaseCache | FileBasedCache):
         return []
     config = django_settings.CACHES[alias]
     if any(name in given for given in (options, config) for name in ("MAX_ENTRIES", "max_entries")):
         return []
     return [
-        Warning(
+        checks.Warning(
             f"{describe(alias)} holds {_DEFAULT_MAX_ENTRIES} entries, Django's default, and drops "
             "some of them past that: values are fetched again and again.",
             hint=f'Set CACHES["{alias}"]["OPTIONS"] = {{"MAX_ENTRIES": 100_000}}.',
@@ -167,7 +173,9 @@ def _check_size(alias: str, cache: BaseCache, options: Mapping[str, Any]) -> lis
     ]
 
 
-def _check_timeouts(alias: str, cache: BaseCache, options: Mapping[str, Any]) -> list[CheckMessage]:
+def _check_timeouts(
+    alias: str, cache: BaseCache, options: Mapping[str, Any]
+) -> list[checks.CheckMessage]:
     wanted = _timeout_names(cache)
     if not wanted:
         return []
@@ -184,7 +192,7 @@ def _check_timeouts(alias: str, cache: BaseCache, options: Mapping[str, Any]) ->
             "this cache waits as long as the client library likes."
         )
     return [
-        Warning(
+        checks.Warning(
             f"{describe(alias)} does not set {' and '.join(missing)}: {effect}",
             hint=f'Set CACHES["{alias}"]["OPTIONS"] = {{{example}}}.',
             id="async_cache.W006",
@@ -192,12 +200,14 @@ def _check_timeouts(alias: str, cache: BaseCache, options: Mapping[str, Any]) ->
     ]
 
 
-def _check_honesty(alias: str, cache: BaseCache, options: Mapping[str, Any]) -> list[CheckMessage]:
+def _check_honesty(
+    alias: str, cache: BaseCache, options: Mapping[str, Any]
+) -> list[checks.CheckMessage]:
     hides = getattr(cache, "_ignore_exceptions", False) and _inherits(cache, _DJANGO_REDIS)
     if not hides or find_problems() or reads_raw_bytes(alias):
         return []
     return [
-        Warning(
+        checks.Warning(
             f"{describe(alias)} ignores exceptions: an outage looks like an empty cache, and every "
             "get fetches without knowing why.",
             hint=f'Remove IGNORE_EXCEPTIONS from CACHES["{alias}"]["OPTIONS"].',
@@ -230,7 +240,9 @@ def _given_timeouts(alias: str, options: Mapping[str, Any]) -> set[str]:
     return given
 
 
-_CHECKS: Final[tuple[Callable[[str, BaseCache, Mapping[str, Any]], list[CheckMessage]], ...]] = (
+_CHECKS: Final[
+    tuple[Callable[[str, BaseCache, Mapping[str, Any]], list[checks.CheckMessage]], ...]
+] = (
     _check_kind,
     _check_sqlite,
     _check_size,

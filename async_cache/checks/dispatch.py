@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import django
 from django.apps import AppConfig
-from django.core.checks import CheckMessage, Error, Info, Warning
+from django.core import checks
 from django.utils.module_loading import import_string
 
 from async_cache.conf import SETTING, current_or_partial
@@ -45,16 +45,16 @@ def used_dispatchers() -> dict[str, str]:
 
 def check_dispatchers(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
-) -> list[CheckMessage]:
+) -> list[checks.CheckMessage]:
     """Name the dispatchers that cannot be used."""
     if not current_or_partial().enabled:
         return []
-    found: list[CheckMessage] = []
+    found: list[checks.CheckMessage] = []
     for name, where in used_dispatchers().items():
         if name == "django_tasks" and django.VERSION < (6, 0):
             message = f"{where} is django_tasks, and Django {django.get_version()} has no tasks."
             hint = 'Upgrade to Django 6.0, or use "celery" or "thread".'
-            found.append(Error(message, hint=hint, id="async_cache.E008"))
+            found.append(checks.Error(message, hint=hint, id="async_cache.E008"))
         elif name not in DISPATCHER_NAMES:
             try:
                 import_string(name)
@@ -64,20 +64,20 @@ def check_dispatchers(
                     f"{type(error).__qualname__}: {error}"
                 )
                 hint = f"Correct the path, or use one of {', '.join(DISPATCHER_NAMES)}."
-                found.append(Error(message, hint=hint, id="async_cache.E008"))
+                found.append(checks.Error(message, hint=hint, id="async_cache.E008"))
     return found
 
 
 def check_celery(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
-) -> list[CheckMessage]:
+) -> list[checks.CheckMessage]:
     """Name what keeps Celery from taking or running refreshes."""
     where = used_dispatchers().get("celery")
     if where is None or not current_or_partial().enabled:
         return []
     if importlib.util.find_spec("celery") is None:
         return [
-            Error(
+            checks.Error(
                 f'{where} is "celery", which is not installed.',
                 hint=(
                     f'Run `pip install "celery[redis]"`, or set {SETTING}["DISPATCHER"] = "thread".'
@@ -89,7 +89,7 @@ def check_celery(
     app: Any = importlib.import_module("celery").current_app
     if app.main == "default" and not app.configured:
         return [
-            Warning(
+            checks.Warning(
                 f'{where} is "celery", and no Celery app of this project is loaded: refreshes go '
                 "to a broker on localhost that no worker of yours reads.",
                 hint=(
@@ -103,11 +103,11 @@ def check_celery(
     return [*_check_content(app), *_check_broker(app), *_check_eager(app)]
 
 
-def _check_content(app: Any) -> list[CheckMessage]:
+def _check_content(app: Any) -> list[checks.CheckMessage]:
     if _JSON & set(app.conf.accept_content or ()):
         return []
     return [
-        Error(
+        checks.Error(
             f'The Celery app "{app.main}" does not accept JSON: its workers refuse every refresh.',
             hint='Add "json" to `accept_content`. async_cache needs no other content type.',
             id="async_cache.E010",
@@ -115,13 +115,13 @@ def _check_content(app: Any) -> list[CheckMessage]:
     ]
 
 
-def _check_broker(app: Any) -> list[CheckMessage]:
+def _check_broker(app: Any) -> list[checks.CheckMessage]:
     if app.conf.task_always_eager:
         return []
     transport = app.connection_for_write().transport_cls
     if transport == "memory":
         return [
-            Warning(
+            checks.Warning(
                 f'The broker of the Celery app "{app.main}" is memory://, which lives in this '
                 "process: no worker gets the refreshes.",
                 hint="Set `broker_url` to a real broker, such as redis://localhost:6379/0.",
@@ -131,7 +131,7 @@ def _check_broker(app: Any) -> list[CheckMessage]:
     client = _CLIENTS.get(transport) if isinstance(transport, str) else None
     if client is not None and importlib.util.find_spec(client) is None:
         return [
-            Error(
+            checks.Error(
                 f'The broker of the Celery app "{app.main}" is {transport}://, and the package '
                 f'"{client}" is not installed.',
                 hint=f'Run `pip install "celery[{client}]"`.',
@@ -141,11 +141,11 @@ def _check_broker(app: Any) -> list[CheckMessage]:
     return []
 
 
-def _check_eager(app: Any) -> list[CheckMessage]:
+def _check_eager(app: Any) -> list[checks.CheckMessage]:
     if not app.conf.task_always_eager:
         return []
     return [
-        Info(
+        checks.Info(
             f'The Celery app "{app.main}" runs tasks eagerly: a stale read waits for its refresh.',
             hint="Set `task_always_eager` to False outside of tests.",
             id="async_cache.I001",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.apps import AppConfig, apps
-from django.core.checks import CheckMessage, Error, Warning
+from django.core import checks
 
 from async_cache.conf import OPTIONS, SETTING, check_options, current_or_partial, find_problems
 from async_cache.exceptions import ConfigurationError
@@ -18,7 +18,9 @@ from async_cache.validators import suggest
 __all__ = ["check_jobs"]
 
 
-def check_jobs(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+def check_jobs(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[checks.CheckMessage]:
     """Name the jobs that share a name, and the entries of ``JOBS`` that name none."""
     jobs = registry.all_jobs()
     return [
@@ -30,9 +32,9 @@ def check_jobs(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) ->
     ]
 
 
-def _check_names() -> list[CheckMessage]:
+def _check_names() -> list[checks.CheckMessage]:
     return [
-        Error(
+        checks.Error(
             f'Two jobs have the name "{name}": {", ".join(sorted(map(str, kinds)))}. They would '
             "read each other's entries.",
             hint="Give one of them another `name`.",
@@ -42,8 +44,8 @@ def _check_names() -> list[CheckMessage]:
     ]
 
 
-def _check_entries(jobs: Mapping[str, type]) -> list[CheckMessage]:
-    found: list[CheckMessage] = []
+def _check_entries(jobs: Mapping[str, type]) -> list[checks.CheckMessage]:
+    found: list[checks.CheckMessage] = []
     for name in current_or_partial().jobs:
         base, colon, label = name.partition(":")
         if name in jobs or (base in jobs and colon and _is_model(label)):
@@ -58,7 +60,7 @@ def _check_entries(jobs: Mapping[str, type]) -> list[CheckMessage]:
                 f"{suggest(name, jobs)} A job is loaded when its module is imported; those in the "
                 "`jobs` module of an installed app always are."
             )
-        found.append(Warning(message, hint=hint, id="async_cache.W007"))
+        found.append(checks.Warning(message, hint=hint, id="async_cache.W007"))
     return found
 
 
@@ -70,11 +72,11 @@ def _is_model(label: str) -> bool:
     return True
 
 
-def _check_modules(jobs: Mapping[str, type]) -> list[CheckMessage]:
+def _check_modules(jobs: Mapping[str, type]) -> list[checks.CheckMessage]:
     if find_problems():
         return []  # JOB_MODULES may be what is wrong; its own error comes first
     return [
-        Warning(
+        checks.Warning(
             f'Workers may not import "{job.__module__}", where the job "{name}" is defined.',
             hint=(f'Move it to an installed app, or add the module to {SETTING}["JOB_MODULES"].'),
             id="async_cache.W012",
@@ -84,21 +86,23 @@ def _check_modules(jobs: Mapping[str, type]) -> list[CheckMessage]:
     ]
 
 
-def _check_options(jobs: Mapping[str, type]) -> list[CheckMessage]:
-    found: list[CheckMessage] = []
+def _check_options(jobs: Mapping[str, type]) -> list[checks.CheckMessage]:
+    found: list[checks.CheckMessage] = []
     for name, job in jobs.items():
         given = {option: getattr(job, option) for option in OPTIONS if hasattr(job, option)}
         for option in COMPUTED:
             if callable(given.get(option)):
                 del given[option]
         found += [
-            Error(f"{problem.where}: {problem.message}.", hint=problem.hint, id="async_cache.E003")
+            checks.Error(
+                f"{problem.where}: {problem.message}.", hint=problem.hint, id="async_cache.E003"
+            )
             for problem in check_options(name, given)
         ]
     return found
 
 
-def _check_serializers(jobs: Mapping[str, type]) -> list[CheckMessage]:
+def _check_serializers(jobs: Mapping[str, type]) -> list[checks.CheckMessage]:
     settings = current_or_partial()
     used = {settings.defaults["serializer"]: f'{SETTING}["DEFAULTS"]["serializer"]'}
     for name, options in settings.jobs.items():
@@ -108,12 +112,12 @@ def _check_serializers(jobs: Mapping[str, type]) -> list[CheckMessage]:
         serializer = getattr(job, "serializer", None)
         if isinstance(serializer, str):
             used.setdefault(serializer, f"{name}.serializer")
-    found: list[CheckMessage] = []
+    found: list[checks.CheckMessage] = []
     for serializer, where in used.items():
         try:
             get_serializer(serializer)
         except ConfigurationError as error:
             message = f'{where} is "{serializer}", which cannot be loaded: {error}'
             hint = 'Use "pickle" or "json", or the dotted path to a serializer of your own.'
-            found.append(Error(message, hint=hint, id="async_cache.E012"))
+            found.append(checks.Error(message, hint=hint, id="async_cache.E012"))
     return found

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from django.apps import AppConfig
 from django.conf import settings as django_settings
+from django.core import checks
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.locmem import LocMemCache
-from django.core.checks import CheckMessage, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from async_cache.checks.caches import describe, load_caches, reads_raw_bytes
@@ -25,16 +25,16 @@ _INSECURE_PREFIX: Final = "django-insecure-"
 
 def check_secret_key(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
-) -> list[CheckMessage]:
+) -> list[checks.CheckMessage]:
     """Name a weak key: entries and messages are sealed with it."""
     try:
-        keys = {"SECRET_KEY": django_settings.SECRET_KEY}
+        keys: dict[str, str | bytes] = {"SECRET_KEY": django_settings.SECRET_KEY}
     except ImproperlyConfigured:
         return []  # Django's own check says so
     for number, key in enumerate(django_settings.SECRET_KEY_FALLBACKS):
         keys[f"SECRET_KEY_FALLBACKS[{number}]"] = key
     return [
-        Warning(
+        checks.Warning(
             f"{name} is weak, and cache entries and messages are sealed with it: who guesses it "
             "can forge them.",
             hint=(
@@ -57,12 +57,12 @@ def _is_weak(key: str | bytes) -> bool:
 
 def check_backends(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
-) -> list[CheckMessage]:
+) -> list[checks.CheckMessage]:
     """Name the caches whose backend unpickles stored bytes before their seal can be checked."""
     if find_problems():
         return []  # stores cannot be made from a setting that is wrong; its own errors come first
     return [
-        Warning(
+        checks.Warning(
             f"{describe(alias)} unpickles what it reads before async_cache can check its seal: who "
             "can write to this cache can run code in your processes.",
             hint=(

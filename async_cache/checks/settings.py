@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from django.apps import AppConfig, apps
-from django.core.checks import CheckMessage, Error, Warning
+from django.core import checks
 
 from async_cache.conf import (
     KNOWN_SECTIONS,
@@ -24,10 +24,10 @@ _IDS: Final = {"type": "E001", "unknown_key": "E002", "value": "E003", "unknown_
 
 def check_setting(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
-) -> list[CheckMessage]:
+) -> list[checks.CheckMessage]:
     """Name every unknown key, unknown option and bad value."""
-    found: list[CheckMessage] = [
-        Error(
+    found: list[checks.CheckMessage] = [
+        checks.Error(
             f"{problem.where}: {problem.message}.",
             hint=problem.hint,
             id=f"async_cache.{_IDS[problem.kind]}",
@@ -39,8 +39,8 @@ def check_setting(
     return found
 
 
-def _check_lifetimes(settings: Settings) -> list[CheckMessage]:
-    found: list[CheckMessage] = []
+def _check_lifetimes(settings: Settings) -> list[checks.CheckMessage]:
+    found: list[checks.CheckMessage] = []
     places = [(f'{SETTING}["DEFAULTS"]', settings.defaults)]
     places += [(f'{SETTING}["JOBS"]["{name}"]', jobs) for name, jobs in settings.jobs.items()]
     for where, given in places:
@@ -48,7 +48,7 @@ def _check_lifetimes(settings: Settings) -> list[CheckMessage]:
         lifetime = (options["ttl"] or 0.0) + options["grace"]
         if lifetime > settings.max_lifetime and ("ttl" in given or "grace" in given):
             found.append(
-                Warning(
+                checks.Warning(
                     f"{where}: ttl + grace are {lifetime:g} s; entries live at most "
                     f"MAX_LIFETIME, {settings.max_lifetime:g} s.",
                     hint=f'Lower `grace`, or raise {SETTING}["MAX_LIFETIME"].',
@@ -60,11 +60,11 @@ def _check_lifetimes(settings: Settings) -> list[CheckMessage]:
 
 def check_sections(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
-) -> list[CheckMessage]:
+) -> list[checks.CheckMessage]:
     """Name the sections that no installed app reads."""
     unread = set(current_or_partial().sections) - registered_sections()
     return [
-        Warning(
+        checks.Warning(
             f'{SETTING}["{name}"] has no effect: no installed app reads it.',
             hint=f'Add "{KNOWN_SECTIONS[name]}" to INSTALLED_APPS, or remove the section.',
             id="async_cache.W010",

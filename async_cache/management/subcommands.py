@@ -31,7 +31,7 @@ class Subcommand(ABC):
     name: ClassVar[str]
     help: ClassVar[str]
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027 - optional
         """Declare the arguments that follow the word."""
 
     @abstractmethod
