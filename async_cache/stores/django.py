@@ -1,3 +1,4 @@
+# ruff: noqa: D102  (the contract, in base.py, documents the operations)
 """A store over any Django cache."""
 
 from __future__ import annotations
@@ -111,9 +112,7 @@ class DjangoStore(ValidatedStore):
                     "not have them. It may be full, locked or read-only."
                 )
 
-    def _missing(
-        self, items: Sequence[tuple[str, bytes, float]]
-    ) -> list[tuple[str, bytes, float]]:
+    def _missing(self, items: Sequence[tuple[str, bytes, float]]) -> list[tuple[str, bytes, float]]:
         found = self.get_many([name for name, _, _ in items]) if items else {}
         return [item for item in items if found.get(item[0]) != item[1]]
 

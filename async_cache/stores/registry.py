@@ -15,6 +15,8 @@ from async_cache.stores.django import make_django_store
 
 __all__ = ["get_store", "reset_stores"]
 
+_REDIS_BACKENDS = {"django_redis.cache", "django.core.cache.backends.redis"}
+
 _lock = threading.Lock()
 _stores: dict[str, Store] = {}
 
@@ -42,7 +44,19 @@ def _make_store(alias: str) -> Store:
         raise ConfigurationError(
             f"The cache {alias!r} cannot be used: {error} Aliases in CACHES: {known}."
         ) from error
-    return make_django_store(alias, get_settings().max_lifetime)
+    return _make_redis_store(alias) or make_django_store(alias, get_settings().max_lifetime)
+
+
+def _make_redis_store(alias: str) -> Store | None:
+    """Return a fenced store when the alias's backend is over a plain Redis client."""
+    backend = caches[alias]
+    # Both need redis-py; a backend that is not loaded is not this alias's.
+    if not any(cls.__module__ in _REDIS_BACKENDS for cls in type(backend).__mro__):
+        return None
+    from async_cache.stores.redis import RedisStore, primary_pool
+
+    like = primary_pool(backend)
+    return RedisStore(alias, like, get_settings().io_timeout) if like is not None else None
 
 
 def reset_stores() -> None:

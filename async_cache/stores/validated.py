@@ -1,3 +1,4 @@
+# ruff: noqa: D102  (the contract, in base.py, documents the operations)
 """Election and commit over what any cache has: get, set, add, touch, delete.
 
 Knows no backend, and no clock of another machine: leases and traces end with their keys' timeouts.
