@@ -83,6 +83,6 @@ clean: ## Remove everything that these targets made
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 help: ## List the targets
-	@sed -n -e 's/^##@ \(.*\)/\n\1:/p' \
-		-e 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | \
-		awk -F'\t' 'NF == 2 {printf "%-16s %s\n", $$1, $$2; next} {print}'
+	@awk '/^##@ / {printf "\n%s:\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {split($$0, part, ":.*## "); printf "  %-15s %s\n", part[1], part[2]}' \
+		Makefile

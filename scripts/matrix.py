@@ -95,9 +95,8 @@ def main() -> int:
         code = test(prepare(python, django), options.arguments)
         failed = failed or code != 0
         word = "passed" if code == 0 else f"FAILED ({code})"
-        lines.append(
-            f"Python {python}, Django {django}: {word} in {time.monotonic() - began:.0f} s"
-        )
+        took = f"{time.monotonic() - began:.0f} s"
+        lines.append(f"Python {python}, Django {django}: {word} in {took}")
     print("\n".join(lines))
     return int(failed)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.servers import MemcachedServer, PostgresServer, RedisServer  # noqa: E402
+from tests.servers import MemcachedServer, PostgresServer, RedisServer, Server  # noqa: E402
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -33,7 +33,7 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 class Kind:
     """How to get one kind of server."""
 
-    server: type[RedisServer] | type[PostgresServer] | type[MemcachedServer]
+    server: type[Server]
     variable: str
     group: str | None
     packages: tuple[str, ...]
@@ -108,8 +108,7 @@ def run(names: Sequence[str], command: Sequence[str]) -> int:
             if environment.get(kind.variable):
                 continue
             server = stack.enter_context(kind.server())
-            address = server.location if isinstance(server, MemcachedServer) else server.url
-            environment[kind.variable] = address
+            environment[kind.variable] = server.url
         return subprocess.run(command, env=environment, check=False).returncode
 
 

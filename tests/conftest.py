@@ -78,7 +78,7 @@ class Servers:
 
     def memcached_location(self) -> str:
         """Return the ``LOCATION`` of a Memcached server."""
-        return os.environ.get("TEST_MEMCACHED_URL") or self.get(MemcachedServer).location
+        return os.environ.get("TEST_MEMCACHED_URL") or self.get(MemcachedServer).url
 
     def stop(self) -> None:
         """End all servers."""

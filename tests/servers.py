@@ -140,6 +140,16 @@ class Server:
     def __init__(self) -> None:
         self._process: Process | None = None
 
+    @staticmethod
+    def find() -> str | None:
+        """Return where the server's program is, or None."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """Where clients find the server."""
+        raise NotImplementedError
+
     def start(self) -> Self:
         """Start the server (again) and wait until it answers."""
         raise NotImplementedError
@@ -291,8 +301,8 @@ class MemcachedServer(_PortServer):
         return shutil.which("memcached") or shutil.which("/usr/bin/memcached")
 
     @property
-    def location(self) -> str:
-        """The ``LOCATION`` of a Django cache."""
+    def url(self) -> str:
+        """Host and port: the ``LOCATION`` of a Django cache."""
         return f"127.0.0.1:{self.port}"
 
     def command(self, directory: Path) -> list[str]:
