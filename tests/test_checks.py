@@ -406,6 +406,6 @@ class TestDeploy:
             assert not of("W102", deploy=True)
 
     def test_a_wrong_setting_does_not_break_the_checks(self) -> None:
-        with setting(QUEUE_SIZE=-1):
+        with cache(MEMCACHED, "h:1"), setting(QUEUE_SIZE=-1):
             assert conf.find_problems()
             assert run(deploy=True)

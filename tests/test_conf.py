@@ -102,7 +102,7 @@ class TestSettings:
         assert settings.jobs == {"shop.jobs.Rates": {"grace": 3600.0}}
 
     def test_nothing_of_it_can_be_changed(self) -> None:
-        with override_settings(ASYNC_CACHE={"JOBS": {"a.B": {"ttl": 1}}}):
+        with override_settings(ASYNC_CACHE={"DEFAULTS": {}, "JOBS": {"a.B": {"ttl": 1}}}):
             settings = get_settings()
         for mapping in (settings.defaults, settings.jobs, settings.jobs["a.B"], settings.sections):
             with pytest.raises(TypeError):

@@ -240,3 +240,12 @@ class TestRateLimit:
         assert len(limit) == 10
         assert limit.admit("failed", "999") is None
         assert limit.admit("failed", "0") == 0
+
+    def test_the_one_admitted_longest_ago_is_forgotten(self) -> None:
+        limit, move = self.make(max_keys=2)
+        limit.admit("failed", "a")
+        limit.admit("failed", "b")
+        move(60)
+        limit.admit("failed", "a")
+        limit.admit("failed", "c")
+        assert limit.admit("failed", "a") is None

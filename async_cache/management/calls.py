@@ -9,7 +9,7 @@ from typing import Any
 from django.apps import apps
 from django.core.management.base import CommandError
 
-from async_cache.exceptions import UnknownJob
+from async_cache.exceptions import UnkeyableArgument, UnknownJob
 from async_cache.jobs.registry import all_jobs, get_job
 from async_cache.validators import suggest
 
@@ -42,6 +42,8 @@ def make_job(name: str, arguments: Sequence[Any] = ()) -> Any:
             raise UnknownJob(message) from error
     try:
         return kind(*leading, *arguments)
+    except UnkeyableArgument:
+        raise
     except TypeError as error:
         raise CommandError(
             f"{name} cannot be made: {error}. Give the arguments of its constructor: "
