@@ -1,0 +1,40 @@
+"""Find the value of each option of a job: settings, constructor, class, defaults, in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from async_cache.conf import get_settings
+from async_cache.options import DEFAULTS, clean_option, clean_options
+
+__all__ = ["COMPUTED", "resolve_options"]
+
+COMPUTED: Final = frozenset({"ttl", "tags"})
+"""Options that a class may give as a method: ``ttl(self, value)``, ``tags(self, *arguments)``."""
+
+_UNSET: Final = object()
+
+
+def resolve_options(job: object, name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option in its final form; a computed one as a bound method.
+
+    Args:
+        job: The job's instance.
+        name: Its name in ``ASYNC_CACHE["JOBS"]``.
+        keywords: Options given to the constructor.
+
+    Raises:
+        ConfigurationError: An option of the class or the constructor is unknown or bad.
+    """
+    settings = get_settings()
+    chosen: dict[str, Any] = dict(settings.defaults)
+    for option in DEFAULTS:
+        value = getattr(job, option, _UNSET)
+        if value is _UNSET:
+            continue
+        computed = option in COMPUTED and callable(value)
+        chosen[option] = value if computed else clean_option(name, option, value)
+    chosen.update(clean_options(name, keywords))
+    chosen.update(settings.jobs.get(name, {}))
+    return chosen

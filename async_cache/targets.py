@@ -1,0 +1,455 @@
+"""What a refresh is about: a job made ready for use (`Runtime`) and one call of it (`Address`)."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from django.core.cache import caches
+from django.core.cache.backends.base import default_key_func
+
+from async_cache import conf, vary
+from async_cache.conf import get_settings
+from async_cache.context import NOT_MODIFIED, FetchContext
+from async_cache.dispatchers import get_dispatcher
+from async_cache.entry import BORN_STALE, MISSING, NEGATIVE, Header, Opener, new_entry_id, new_header
+from async_cache.entry import open_entry, seal
+from async_cache.exceptions import EntryRejected
+from async_cache.secret_keys import get_ring
+from async_cache.keys import Call, CallSignature, Keyspace, call_digest, canonical
+from async_cache.keys import tag_epoch, tag_stamp
+from async_cache.messages import RefreshItem, RefreshMessage
+from async_cache.policy import RefreshPolicy, expiry
+from async_cache.resolution import resolve_options
+from async_cache.serializers import dump_value, get_serializer, load_value
+from async_cache.serializers.negatives import dump_negative
+from async_cache.signals import announce, entry_rejected
+from async_cache.stores.registry import get_store
+from async_cache.stores.base import Claim, Phase
+
+if TYPE_CHECKING:
+    from django.dispatch import Signal
+
+    from async_cache.dispatchers.base import Dispatcher
+    from async_cache.fetching import Fetched
+    from async_cache.refresh import Attempt
+    from async_cache.stores.base import AsyncStore, Handle, Store
+
+__all__ = ["MAX_ADDRESSES", "QUEUED_GRACE", "Address", "Runtime"]
+
+MAX_ADDRESSES: Final = 4096
+"""Addresses that a job keeps ready in each process; past it the older half is dropped."""
+
+QUEUED_GRACE: Final = 10.0
+"""Seconds for which a dispatched message is waited for before it is sent again."""
+
+_CHUNK: Final = 100
+_SIMPLE: Final = frozenset({str, int})
+
+
+class Address:
+    """Where one call of a job lives: its keys and what is prepared to read them.
+
+    Attributes:
+        call: The bound arguments.
+        digest: What names the call within the job.
+        context: What the job varies by, as it was at the ``get``.
+        entry, lease, trace, failure, hard, soft: Cache keys.
+        static_tags: Tags known before the fetch.
+        tags: Tags of the entry last seen; they may include some that the fetch decided.
+        handle: Prepared read of the entry, its stamps and its tags' stamps.
+        opener: Opens the entry's seal.
+    """
+
+    __slots__ = (
+        "_runtime",
+        "call",
+        "context",
+        "digest",
+        "entry",
+        "failure",
+        "handle",
+        "hard",
+        "lease",
+        "opener",
+        "soft",
+        "static_tags",
+        "tags",
+        "trace",
+    )
+
+    def __init__(self, runtime: Runtime, call: Call, digest: str, context: vary.Context) -> None:
+        keys = runtime.keyspace
+        self._runtime = runtime
+        self.call = call
+        self.digest = digest
+        self.context = context
+        self.entry = keys.entry(digest)
+        self.lease = keys.lease(digest)
+        self.trace = keys.trace(digest)
+        self.failure = keys.failure(digest)
+        self.hard = keys.hard_stamp(digest)
+        self.soft = keys.soft_stamp(digest)
+        self.static_tags = runtime.tags_of(call)
+        self.opener: Opener = runtime.ring.opener(runtime.sealed_key(self.entry))
+        self.tags: tuple[str, ...] = ()
+        self.handle: Handle = None
+        self.learn(self.static_tags)
+
+    def learn(self, tags: tuple[str, ...]) -> None:
+        """Remember the tags whose stamps the next read must bring."""
+        if self.handle is None or tags != self.tags:
+            self.handle = self._runtime.store.prepare([self.entry, *self.stamp_names(tags)])
+            self.tags = tags
+
+    def stamp_names(self, tags: Sequence[str]) -> list[str]:
+        """Return the keys of the stamps that an entry with these tags records, in its order."""
+        runtime = self._runtime
+        return [runtime.job_stamp, self.hard, self.soft, *map(runtime.tag_stamp, tags)]
+
+    def async_handle(self) -> Handle:
+        """Return the prepared read for the store's async twin."""
+        twin = self._runtime.async_store
+        assert twin is not None
+        return twin.prepare([self.entry, *self.stamp_names(self.tags)])
+
+    @property
+    def hard_stamps(self) -> tuple[str, str]:
+        """The stamps that delete: the job's and the key's."""
+        return self._runtime.job_stamp, self.hard
+
+    @property
+    def scopes(self) -> list[str]:
+        """Every stamp that an invalidation of this call may renew."""
+        return self.stamp_names(self.tags)
+
+
+class Runtime:
+    """A job with its options resolved: made once for its constructor arguments, then shared.
+
+    Args:
+        job: An instance; those with equal constructor arguments are equivalent.
+        registered: The name under which the class is registered.
+        constructor: The constructor arguments.
+        keywords: Options given to the constructor.
+    """
+
+    def __init__(
+        self, job: Any, registered: str, constructor: Call, keywords: Mapping[str, Any]
+    ) -> None:
+        settings = get_settings()
+        self.epoch = conf.epoch
+        self.job = job
+        self.job_class: type = type(job)
+        self.registered = registered
+        self.constructor = constructor
+        self.keywords = keywords
+        self.name: str = job.job_name
+        options = resolve_options(job, self.name, keywords)
+        self.enabled = settings.enabled
+        self.alias: str = options["cache"] or settings.cache
+        self.store: Store = get_store(self.alias)
+        self.dispatcher_name: str = options["dispatcher"] or settings.dispatcher
+        self.queue: str | None = options["queue"]
+        self.task_options: Mapping[str, Any] = options["task_options"]
+        self.queued_grace = QUEUED_GRACE
+        self.fetch_on_miss: bool = options["fetch_on_miss"]
+        self.negative: tuple[type[Exception], ...] = options["negative"]
+        self.vary: tuple[str, ...] = options["vary"]
+        self.version = options["version"]
+        self.max_keys: int | None = options["max_keys"]
+        self.max_lifetime = settings.max_lifetime
+        self.max_value_size = settings.max_value_size
+        self._ttl = options["ttl"]
+        self._tags = options["tags"]
+        self.serializer = get_serializer(options["serializer"])
+        early = options["early"]
+        window = early.total_seconds() if hasattr(early, "total_seconds") else 0.0
+        wait = options["wait"]
+        self.policy = RefreshPolicy(
+            ttl=None if callable(self._ttl) else self._ttl,
+            grace=options["grace"],
+            max_stale=options["max_stale"],
+            wait=options["fetch_timeout"] if wait is None else wait,
+            fetch_timeout=options["fetch_timeout"],
+            lease=options["lease"],
+            negative_ttl=options["negative_ttl"],
+            jitter=options["jitter"],
+            early=0.0 if window else early,
+            early_window=window,
+            max_lifetime=settings.max_lifetime,
+        )
+        self.signature = CallSignature(self.name, self.job_class.fetch, method=True)
+        self.asks_context = self.signature.wants_ctx
+        self.fetches_async = inspect.iscoroutinefunction(job.fetch)
+        self.coalesces = callable(getattr(job, "fetch_many", None))
+        self.chunk = _CHUNK if self.coalesces else 1
+        self.processes = job.overrides("process_result")
+        self.answers_empty = job.overrides("empty")
+        self.ring = get_ring()
+        self._prefix = settings.key_prefix
+        self.keyspace = Keyspace(self._prefix, self.name, self.version)
+        self.job_stamp = self.keyspace.job_stamp()
+        self.members = self.keyspace.members() if self.max_keys else None
+        self._constructor_key = canonical(
+            (constructor.args, dict(constructor.kwargs)), "the constructor's arguments"
+        )
+        cache = caches[self.alias]
+        self._seal_prefix = f"{cache.key_prefix}:{cache.version}:"
+        # A key function of the project's own may depend on a tenant: keys made under it are
+        # not kept for another call.
+        self._keeps = cache.key_func is default_key_func
+        self._addresses: dict[Any, Address] = {}
+        self._by_digest: dict[str, Address] = {}
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        """What hands refreshes to workers."""
+        return get_dispatcher(self.dispatcher_name)
+
+    @cached_property
+    def async_store(self) -> AsyncStore | None:
+        """The store's twin for coroutines; None where the cache has none."""
+        return None  # pending get_async_store
+
+    @cached_property
+    def epoch_handle(self) -> Handle:
+        """Prepared read of the stamp that moves with every invalidation of tags."""
+        return self.store.prepare([self.tag_epoch])
+
+    @cached_property
+    def tag_epoch(self) -> str:
+        """Key of the stamp that moves with every invalidation of tags."""
+        return tag_epoch(self._prefix)
+
+    def tag_stamp(self, tag: str) -> str:
+        """Return the key of a tag's stamp."""
+        return tag_stamp(self._prefix, tag)
+
+    def tags_of(self, call: Call) -> tuple[str, ...]:
+        """Return the tags that are known before the fetch."""
+        tags = self._tags
+        if callable(tags):
+            tags = tuple(dict.fromkeys(map(str, tags(*call.args, **call.kwargs))))
+        return tags  # type: ignore[no-any-return]
+
+    def sealed_key(self, entry: str) -> str:
+        """Return the name that an entry's seal is bound to: two aliases never share one."""
+        if self._keeps:
+            return self._seal_prefix + entry
+        return caches[self.alias].make_key(entry)
+
+    # --- addresses ------------------------------------------------------------------------------
+
+    def address(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Address:
+        """Return the address of a call.
+
+        Raises:
+            TypeError: The arguments do not fit ``fetch``.
+            UnkeyableArgument: An argument has no canonical form.
+        """
+        context = vary.read(self.vary) if self.vary else ()
+        # Only top-level str and int are looked up by value: their equality implies one key.
+        simple = self._keeps
+        for value in args:
+            if type(value) not in _SIMPLE:
+                simple = False
+                break
+        key: Any = None
+        if simple:
+            if kwargs:
+                for value in kwargs.values():
+                    if type(value) not in _SIMPLE:
+                        simple = False
+                        break
+                key = (args, *kwargs.items(), context)
+            else:
+                key = (args, context) if context else args
+            if simple:
+                address = self._addresses.get(key)
+                if address is not None:
+                    return address
+        address = self.address_of(self.signature.bind(args, kwargs), context)
+        if simple:
+            _bounded(self._addresses)[key] = address
+        return address
+
+    def address_of(self, call: Call, context: vary.Context) -> Address:
+        """Return the address of a bound call under a context."""
+        encoded = self.signature.encode(call)
+        varied = canonical(context) if context else b""
+        digest = call_digest(self.name, self._constructor_key, encoded, varied)
+        address = self._by_digest.get(digest)
+        if address is None:
+            address = Address(self, call, digest, context)
+            if self._keeps:
+                _bounded(self._by_digest)[digest] = address
+        return address
+
+    def claim(self, address: Address, token: bytes, phase: Phase) -> Claim:
+        """Return the claim of a call's lease."""
+        queued = phase is Phase.QUEUED
+        ttl = self.policy.ttl
+        life = self.max_lifetime if ttl is None else ttl + self.policy.grace
+        reads = [address.entry, address.failure]
+        if self.asks_context:
+            reads.append(self.tag_epoch)
+        return Claim(
+            lease=address.lease,
+            token=token,
+            phase=phase,
+            seconds=self.queued_grace if queued else self.policy.lease,
+            trace=address.trace,
+            life=min(max(life, self.policy.lease), self.max_lifetime),
+            stamps=() if queued else tuple(address.stamp_names(address.static_tags)),
+            stamp_life=self.max_lifetime,
+            reads=tuple(reads),
+            members=self.members,
+            member=address.digest,
+            max_members=self.max_keys or 0,
+            soft_stamp=address.soft,
+        )
+
+    def message(
+        self,
+        items: Sequence[RefreshItem],
+        context: vary.Context,
+        now: float,
+        expires_at: float,
+    ) -> RefreshMessage:
+        """Return the message that asks a worker to refresh these calls."""
+        return RefreshMessage(
+            job=self.registered,
+            version=self.version,
+            constructor=self.constructor,
+            items=tuple(items),
+            context=context,
+            options=_portable(self.keywords),
+            enqueued_at=now,
+            expires_at=expires_at,
+        )
+
+    # --- entries --------------------------------------------------------------------------------
+
+    def open(self, address: Address, raw: bytes) -> Header:
+        """Check an entry's seal and return its header.
+
+        Raises:
+            EntryRejected: It does not open.
+        """
+        return open_entry(raw, address.opener)
+
+    def load(self, header: Header, raw: bytes) -> Any:
+        """Return the value of an opened entry.
+
+        Raises:
+            EntryRejected: It cannot be rebuilt here: a model was migrated, a class is gone.
+        """
+        return load_value(raw, header, self.max_value_size)
+
+    def reject(self, address: Address, error: EntryRejected) -> None:
+        """Announce stored bytes that do not open."""
+        announce(
+            entry_rejected,
+            sender=self.job_class,
+            job=self.name,
+            key=address.digest,
+            reason=str(error),
+        )
+
+    def compose(
+        self, attempt: Attempt, got: Fetched, stamps: bytes, tags: tuple[str, ...]
+    ) -> tuple[bytes, float]:
+        """Return the sealed entry of what was fetched, and for how many seconds to keep it.
+
+        Raises:
+            UnstorableValue: It cannot be serialized, or is larger than ``MAX_VALUE_SIZE``.
+        """
+        policy = self.policy
+        context = got.context
+        flags = BORN_STALE if attempt.born_stale else 0
+        if got.error is not None:
+            flags |= NEGATIVE
+            fresh_until = dead_at = got.started + policy.negative_ttl
+        else:
+            ttl = self.ttl_of(attempt.value) if context is None else context.ttl_or(
+                self.ttl_of(attempt.value)
+            )
+            cut = random.random() * policy.jitter if policy.jitter else 0.0
+            fresh_until, dead_at = expiry(
+                got.started, ttl, policy.grace, cut, policy.max_lifetime
+            )
+        if got.error is not None:
+            packed = dump_negative(got.error, limit=self.max_value_size)
+        else:
+            packed = dump_value(attempt.value, self.serializer, limit=self.max_value_size)
+        header = new_header(
+            entry_id=new_entry_id(),
+            codec=packed.codec,
+            flags=flags | packed.flags,
+            fetch_started=got.started,
+            fresh_until=fresh_until,
+            dead_at=dead_at,
+            fetch_seconds=got.seconds,
+            stamps=stamps,
+            tags=tags,
+            etag=context.etag if context else None,
+            last_modified=context.last_modified if context else None,
+            codec_name=packed.codec_name,
+        )
+        entry = seal(header, packed.data, self.sealed_key(attempt.address.entry), self.ring)
+        return entry, dead_at - got.started
+
+    def ttl_of(self, value: Any) -> float | None:
+        """Return how long a value is fresh, in seconds."""
+        ttl = self._ttl
+        if callable(ttl):
+            return conf.seconds(ttl(value), f"{self.name}.ttl()")
+        return ttl  # type: ignore[no-any-return]
+
+    def fetch_context(self, attempt: Attempt) -> FetchContext | None:
+        """Return what the fetch receives as ``ctx``; None when it does not ask for it."""
+        if not self.asks_context:
+            return None
+        header, raw = attempt.header, attempt.raw
+        if header is None or raw is None or header.flags & NEGATIVE:
+            return FetchContext()
+
+        def load() -> Any:
+            try:
+                return self.load(header, raw)
+            except EntryRejected:
+                return MISSING
+
+        return FetchContext(load, header.etag, header.last_modified)
+
+    def tell(self, signal: Signal, attempt: Attempt, **payload: object) -> None:
+        """Announce what happened to an attempt."""
+        announce(
+            signal,
+            sender=self.job_class,
+            job=self.name,
+            key=attempt.address.digest,
+            **payload,
+        )
+
+
+def _bounded(kept: dict[Any, Address]) -> dict[Any, Address]:
+    """Make room in a full map by dropping the older half."""
+    if len(kept) >= MAX_ADDRESSES:
+        for key in list(kept)[: MAX_ADDRESSES // 2]:
+            kept.pop(key, None)
+    return kept
+
+
+def _portable(keywords: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return constructor options in a form that a message carries: exceptions by their path."""
+    if "negative" not in keywords:
+        return keywords
+    kinds = keywords["negative"]
+    kinds = (kinds,) if isinstance(kinds, type) else kinds
+    paths = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+    return {**keywords, "negative": paths}
