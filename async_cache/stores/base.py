@@ -253,5 +253,5 @@ class AsyncStore(ABC):
         """Drop names, there or not."""
 
     @abstractmethod
-    async def close(self) -> None:
-        """Close the store's own connections."""
+    def close(self) -> None:
+        """Close the store's own idle connections; needs no event loop."""

@@ -27,7 +27,7 @@ from redis.retry import Retry
 from async_cache.stores.exchanges import Request
 from async_cache.stores.resp import INCOMPLETE, ErrorReply, new_reader
 
-__all__ = ["CHUNK", "Link", "Pool", "connection_options", "error_reply", "is_stale", "open_link"]
+__all__ = ["CHUNK", "Link", "Pool", "is_stale"]
 
 CHUNK = 65_536
 MAX_IDLE = 64
@@ -81,15 +81,16 @@ class Link:
         "_connection",
         "_in_kernel",
         "_limit",
-        "_sock",
         "_timeout",
         "feed",
         "gets",
         "has_data",
         "recv",
         "send",
+        "sock",
     )
 
+    sock: socket.socket
     send: Callable[[bytes], object]
     recv: Callable[[int], bytes]
     feed: Callable[[bytes], object]
@@ -98,7 +99,7 @@ class Link:
 
     def __init__(self, connection: Any, sock: socket.socket, timeout: float) -> None:
         self._connection = connection
-        self._sock = sock
+        self.sock = sock
         self._timeout = timeout
         # Python's own timeouts cost a poll for each call; the kernel's cost nothing. TLS and
         # patched sockets (gevent) need Python's.
@@ -133,7 +134,7 @@ class Link:
         rest = memoryview(data)
         while len(rest):
             self._check(deadline)
-            rest = rest[self._sock.send(rest[:CHUNK]) :]
+            rest = rest[self.sock.send(rest[:CHUNK]) :]
 
     def _check(self, deadline: float) -> None:
         """Let no wait reach past the deadline, however slowly the bytes drip."""
@@ -147,10 +148,10 @@ class Link:
         self._limit = seconds
         if self._in_kernel:
             timeval = _timeval(seconds)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         else:
-            self._sock.settimeout(seconds)
+            self.sock.settimeout(seconds)
 
     def close(self) -> None:
         """Close the connection."""
