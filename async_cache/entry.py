@@ -16,7 +16,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from async_cache.exceptions import EntryRejected, UnstorableValue
-from async_cache.ring import MAC_SIZE, KeyRing, Opener
+from async_cache.keyring import MAC_SIZE, KeyRing, Opener
 
 __all__ = [
     "BORN_STALE",
