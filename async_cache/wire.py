@@ -79,19 +79,25 @@ def loads_arguments(data: Any, rows: Rows | None = None) -> Any:
     try:
         return _load(data, rows)
     except MALFORMED as error:
-        raise MessageRejected(f"An argument in the message does not load: {error!r}.") from error
+        raise _malformed(error) from error
 
 
 def want_rows(data: Any, rows: Rows) -> None:
-    """Tell `rows` of every model instance that `data` names."""
+    """Tell `rows` of every model instance that `data` names.
+
+    Raises:
+        MessageRejected: The data is malformed.
+    """
     if isinstance(data, list):
         for item in data:
             want_rows(item, rows)
     elif isinstance(data, dict):
         for tag, body in data.items():
             if tag == MODEL:
-                label, key, alias = loads_arguments(body, rows)
-                rows.want(label, key, alias)
+                try:
+                    rows.want(*_load(body, rows))
+                except MALFORMED as error:
+                    raise _malformed(error) from error
             else:
                 want_rows(body, rows)
 
@@ -192,6 +198,10 @@ MALFORMED: Final = (
     TypeError,
     ValueError,
 )
+
+
+def _malformed(error: Exception) -> MessageRejected:
+    return MessageRejected(f"An argument in the message does not load: {error!r}.")
 
 
 def _load(data: Any, rows: Rows) -> Any:
