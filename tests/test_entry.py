@@ -285,7 +285,7 @@ def test_ids_and_stamps_are_random() -> None:
 
 def test_missing_is_falsy_and_one_object() -> None:
     assert not MISSING
-    assert MISSING is not None  # type: ignore[comparison-overlap]
+    assert MISSING is not None
     assert repr(MISSING) == "MISSING"
     assert copy.copy(MISSING) is MISSING
     assert copy.deepcopy([MISSING])[0] is MISSING

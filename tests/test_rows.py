@@ -176,9 +176,9 @@ def test_file_fields_work_again() -> None:
     back = round_trip(sent)
     assert isinstance(back.document, FieldFile)
     assert back.document.name == "documents/a.txt"
-    assert back.document.instance is back
     assert back.document.storage is sent.document.storage
     assert back.document.url == sent.document.url
+    assert back.document.instance is back
     assert not round_trip(Base(pk=1)).document
     assert round_trip(sent.document) == sent.document
 
@@ -205,8 +205,7 @@ def test_what_hangs_on_an_instance_survives() -> None:
 
 def test_a_model_may_decide_itself_what_is_pickled() -> None:
     back = round_trip([Remembers(pk=1, name="a")])[0]
-    assert type(back) is Remembers
-    assert (back.pk, back.name, back.pickled) == (1, "a", True)
+    assert (type(back), back.pk, back.name, back.pickled) == (Remembers, 1, "a", True)
 
 
 def test_a_lazy_instance_is_stored_as_the_instance() -> None:
@@ -291,7 +290,7 @@ def test_rows_of_values_come_back_as_lists() -> None:
         "title": "book 0",
         "extra": {"n": 0},
     }
-    named = list(Book.objects.values_list("title", "price", named=True))
+    named: Any = list(Book.objects.values_list("title", "price", named=True))
     back = round_trip(named)
     assert back == named
     assert back[0].title == "book 0"
@@ -367,8 +366,7 @@ def test_a_reloaded_model_still_reads_its_rows(old_rows: bytes) -> None:
     for _ in range(2):
         with registered(name=char(9)) as model:
             back = load_value(*sealed(old_rows))
-            assert type(back[0]) is model
-            assert back[0].name == "a"
+            assert (type(back[0]), back[0].name) == (model, "a")
 
 
 def test_rows_of_a_model_that_is_gone_are_misses(old_rows: bytes) -> None:

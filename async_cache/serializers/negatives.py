@@ -73,10 +73,11 @@ def load_negative(raw: bytes, header: Header, limit: int = MAX_VALUE_SIZE) -> Ex
     if not header.flags & NEGATIVE or header.codec != _pickle.codec or len(payload) > limit:
         raise EntryRejected("not a negative answer")
     try:
-        parts = pickle.loads(payload)
+        return _rebuild(*pickle.loads(payload))
+    except EntryRejected:
+        raise
     except Exception as error:
         raise EntryRejected("the negative answer does not load") from error
-    return _rebuild(*parts)
 
 
 def _rebuild(
