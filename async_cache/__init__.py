@@ -1,6 +1,7 @@
 """Asynchronous cache refreshing for Django: stale data at once, a worker refreshes it."""
 
 from async_cache.context import NOT_MODIFIED, FetchContext
+from async_cache.decorators import cached
 from async_cache.entry import MISSING, Status
 from async_cache.exceptions import (
     AsyncCacheError,
@@ -16,7 +17,9 @@ from async_cache.exceptions import (
 )
 from async_cache.jobs.answers import Explanation, RefreshHandle
 from async_cache.jobs.base import AsyncCacheJob
+from async_cache.jobs.queryset import QuerySetFilterJob, QuerySetGetJob
 from async_cache.keys import call
+from async_cache.tags import ainvalidate_tags, invalidate_tags
 
 __all__ = [
     "MISSING",
@@ -29,6 +32,8 @@ __all__ = [
     "FetchContext",
     "FetchTimeout",
     "FetchUnavailable",
+    "QuerySetFilterJob",
+    "QuerySetGetJob",
     "RecursiveFetch",
     "RefreshHandle",
     "Status",
@@ -36,5 +41,8 @@ __all__ = [
     "UnkeyableArgument",
     "UnknownJob",
     "UnstorableValue",
+    "ainvalidate_tags",
+    "cached",
     "call",
+    "invalidate_tags",
 ]

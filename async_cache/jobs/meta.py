@@ -52,8 +52,16 @@ class JobType(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         options = {name: kwargs.pop(name) for name in cls._options if name in kwargs}
         job = super().__call__(*args, **kwargs)
+        if args or kwargs:
+            args, kwargs = cls.portable_constructor(args, kwargs)
         job._made_with = (args, kwargs, options)
         return job
+
+    def portable_constructor(
+        cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Return the constructor's arguments in the form that is part of keys and messages."""
+        return args, kwargs
 
     def runtime_for(cls, job: Any) -> Runtime:
         """Return the shared runtime of an instance."""
