@@ -340,7 +340,7 @@ def test_ctx_is_no_part_of_a_call() -> None:
     bound = signature(Fetches.with_ctx)
     assert bound.wants_ctx
     assert bound.bind(("bob",), {}) == Call(("bob",), {})
-    with pytest.raises(TypeError, match="unexpected keyword argument 'ctx'"):
+    with pytest.raises(TypeError, match=r"shop\.jobs\.Tweets: ctx is no part of a call"):
         bound.bind(("bob",), {"ctx": 1})
     assert not signature(Fetches.plain).wants_ctx
 
