@@ -113,8 +113,9 @@ class DjangoStore(ValidatedStore):
                 )
 
     def _missing(self, items: Sequence[tuple[str, bytes, float]]) -> list[tuple[str, bytes, float]]:
-        found = self.get_many([name for name, _, _ in items]) if items else {}
-        return [item for item in items if found.get(item[0]) != item[1]]
+        last = {item[0]: item for item in items}
+        found = self.get_many(list(last)) if last else {}
+        return [item for name, item in last.items() if found.get(name) != item[1]]
 
     def close(self) -> None:
         """Do nothing: the connections are Django's, which closes them after each request."""
