@@ -43,9 +43,8 @@ class _Link:
     """A connection to the broker, and what it was made for."""
 
     app: Any
-    url: Any
+    broker: tuple[Any, dict[str, Any]]
     seconds: float
-    pid: int
     connection: Any
     producer: Any
     used_at: float
@@ -149,11 +148,12 @@ class CeleryDispatcher(Dispatcher):
     def _publish(self, app: Any, task: Any, sealed: str, refresh: Refresh, seconds: float) -> None:
         from kombu.exceptions import OperationalError
 
-        link: _Link | None = None
         failures: tuple[type[BaseException], ...] = (OperationalError, OSError)
+        refusals: tuple[type[BaseException], ...] = ()
         try:
             link = self._connect(app, seconds)
             failures += tuple(link.connection.connection_errors)
+            refusals = tuple(link.connection.channel_errors)
             task.apply_async(
                 args=(sealed,),
                 producer=link.producer,
@@ -175,7 +175,10 @@ class CeleryDispatcher(Dispatcher):
         except BaseException as error:
             # Whatever it was, the exchange may be half done.
             self._drop()
-            if isinstance(error, failures):
+            # A broker that answers, but refuses: a queue of other properties, memory used up. That
+            # concerns this message, and others need not wait for it.
+            refused = isinstance(error.__cause__ or error, refusals)
+            if isinstance(error, failures) and not refused:
                 raise DispatchFailed(
                     f"The broker of the Celery app {app.main!r} took no message: "
                     f"{type(error).__qualname__}."
@@ -183,12 +186,12 @@ class CeleryDispatcher(Dispatcher):
             raise
 
     def _connect(self, app: Any, seconds: float) -> _Link:
-        url = app.conf.broker_write_url
+        broker = app.conf.broker_write_url, dict(app.conf.broker_transport_options or {})
         link = self._link
         if link is not None:
             usable = (
                 link.app is app
-                and link.url == url
+                and link.broker == broker
                 and link.seconds == seconds
                 and monotonic() - link.used_at < IDLE_SECONDS
             )
@@ -197,7 +200,7 @@ class CeleryDispatcher(Dispatcher):
             self._drop()
         connection = app.connection_for_write(connect_timeout=seconds, heartbeat=0)
         # Kept before it is open, so that a failure on the way closes it too.
-        self._link = link = _Link(app, url, seconds, os.getpid(), connection, None, monotonic())
+        self._link = link = _Link(app, broker, seconds, connection, None, monotonic())
         hosts = max(1, len(connection.alt or ()))
         connection.transport_options.update(_bounds(connection, seconds, hosts))
         # The pause between tries is none: with several hosts each is tried once, with one it is not
