@@ -8,12 +8,17 @@ from typing import Any, Final
 from async_cache.conf import get_settings
 from async_cache.options import DEFAULTS, clean_option, clean_options
 
-__all__ = ["COMPUTED", "resolve_options"]
+__all__ = ["COMPUTED", "is_computed", "resolve_options"]
 
 COMPUTED: Final = frozenset({"ttl", "tags"})
 """Options that a class may give as a method: ``ttl(self, value)``, ``tags(self, *arguments)``."""
 
 _UNSET: Final = object()
+
+
+def is_computed(option: str, value: object) -> bool:
+    """Say whether an attribute of a class gives the option only once there is an instance."""
+    return isinstance(value, property) or (option in COMPUTED and callable(value))
 
 
 def resolve_options(job: object, name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -359,8 +359,17 @@ class TestJobs:
         assert 'tests.app.jobs.Rates["vary"]' in found[1]
 
     def test_computed_options_are_fine(self, jobs: Callable[..., type[Any]]) -> None:
-        jobs("tests.app.jobs.Rates", ttl=lambda self, value: 3, tags=lambda self: ("a",))
+        jobs(
+            "tests.app.jobs.Rates",
+            ttl=lambda self, value: 3,
+            tags=lambda self: ("a",),
+            negative=property(lambda self: (LookupError,)),
+        )
         assert not of("E003")
+
+    def test_an_option_that_cannot_be_a_method(self, jobs: Callable[..., type[Any]]) -> None:
+        jobs("tests.app.jobs.Rates", grace=lambda self: 3)
+        assert 'tests.app.jobs.Rates["grace"]' in one("E003")
 
     def test_module_that_workers_may_not_import(self, jobs: Callable[..., type[Any]]) -> None:
         jobs("elsewhere.jobs.Rates", module="elsewhere.jobs")

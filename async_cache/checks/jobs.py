@@ -11,7 +11,7 @@ from django.core import checks
 from async_cache.conf import OPTIONS, SETTING, check_options, current_or_partial, find_problems
 from async_cache.exceptions import ConfigurationError
 from async_cache.jobs import registry
-from async_cache.resolution import COMPUTED
+from async_cache.resolution import is_computed
 from async_cache.serializers import get_serializer
 from async_cache.validators import suggest
 
@@ -90,14 +90,12 @@ def _check_options(jobs: Mapping[str, type]) -> list[checks.CheckMessage]:
     found: list[checks.CheckMessage] = []
     for name, job in jobs.items():
         given = {option: getattr(job, option) for option in OPTIONS if hasattr(job, option)}
-        for option in COMPUTED:
-            if callable(given.get(option)):
-                del given[option]
+        plain = {key: value for key, value in given.items() if not is_computed(key, value)}
         found += [
             checks.Error(
                 f"{problem.where}: {problem.message}.", hint=problem.hint, id="async_cache.E003"
             )
-            for problem in check_options(name, given)
+            for problem in check_options(name, plain)
         ]
     return found
 

@@ -7,8 +7,10 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, ClassVar, Final
 
+from django.core.exceptions import MultipleObjectsReturned, ObjectDoesNotExist
 from django.core.management.base import BaseCommand, CommandError
 
 from async_cache.conf import get_settings
@@ -16,6 +18,7 @@ from async_cache.jobs.registry import all_jobs
 from async_cache.management.calls import make_job, parse_call, parse_json
 from async_cache.management.subcommands import Subcommand
 from async_cache.options import DEFAULTS, clean_option
+from async_cache.resolution import is_computed
 from async_cache.tags import invalidate_tags
 
 __all__ = ["SUBCOMMANDS"]
@@ -42,7 +45,7 @@ def _value(job: type, name: str, option: str) -> Any:
     if option in settings.jobs.get(name, {}) or not hasattr(job, option):
         return settings.jobs.get(name, {}).get(option, settings.defaults[option])
     value = getattr(job, option)
-    return "computed" if callable(value) else clean_option(name, option, value)
+    return "computed" if is_computed(option, value) else clean_option(name, option, value)
 
 
 class List(Subcommand):
@@ -130,10 +133,10 @@ class _OnCall(_OnJob):
         )
 
     def run(self, command: BaseCommand, options: Mapping[str, Any]) -> None:
-        self.call(command, options, self.name)
+        self.call(options, self.name)
         command.stdout.write(self.done)
 
-    def call(self, command: BaseCommand, options: Mapping[str, Any], verb: str) -> Any:
+    def call(self, options: Mapping[str, Any], verb: str) -> Any:
         """Return what the verb returns."""
         job = self.job(options)
         args, kwargs = parse_call(options["arguments"], options["call"])
@@ -155,14 +158,21 @@ class Explain(_OnCall):
         parser.add_argument("--json", action="store_true", help="write JSON")
 
     def run(self, command: BaseCommand, options: Mapping[str, Any]) -> None:
-        told = self.call(command, options, "explain")
-        rows = {field.name: getattr(told, field.name) for field in dataclasses.fields(told)}
+        told = self.call(options, "explain")
+        rows = {field.name: _plain(getattr(told, field.name)) for field in dataclasses.fields(told)}
         if options["json"]:
             command.stdout.write(json.dumps(rows, indent=2, default=str))
             return
         width = max(map(len, rows))
         for name, value in rows.items():
-            command.stdout.write(f"{name:<{width}}  {value}")
+            shown = ", ".join(value) if isinstance(value, list) else value
+            command.stdout.write(f"{name:<{width}}  {shown}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
 
 
 class Refresh(_OnCall):
@@ -180,9 +190,14 @@ class Refresh(_OnCall):
 
     def run(self, command: BaseCommand, options: Mapping[str, Any]) -> None:
         if not options["later"]:
-            super().run(command, options)
+            try:
+                self.call(options, "refresh")
+            except (ObjectDoesNotExist, MultipleObjectsReturned) as answer:
+                command.stdout.write(f"{self.done}: the answer is {type(answer).__qualname__}")
+            else:
+                command.stdout.write(self.done)
             return
-        handle = self.call(command, options, "refresh_later")
+        handle = self.call(options, "refresh_later")
         state = "in flight already" if handle.coalesced else "dispatched"
         command.stdout.write(f"{state}: {handle.task_id}")
 
