@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
@@ -53,7 +53,7 @@ class _Frame(Hook):
     def __init__(self, connection: BaseDatabaseWrapper, ends: Ends) -> None:
         super().__init__(connection, Root(connection), ends)
         self.mark = _mark(connection, ends)
-        self.held: dict[str, Held] = {}
+        self.held: dict[int, Held] = {}
 
     def run(self) -> None:
         for record in self.held.values():
@@ -73,24 +73,30 @@ class Held:
 
     __slots__ = ("__weakref__", "_frames", "payload", "scopes", "serial")
 
-    def __init__(self, payload: Any, scopes: tuple[str, ...], frames: Iterable[_Frame]) -> None:
+    def __init__(self, payload: Any, scopes: tuple[str, ...], frames: Sequence[_Frame]) -> None:
         self.payload = payload
         self.scopes = scopes
         self.serial = next(_serials)
         self._frames = [weakref.ref(frame) for frame in frames]
+        for frame in frames:
+            frame.held[self.serial] = self
 
     def committed(self, frame: _Frame) -> None:
         """Go on without a connection that has committed."""
         self._frames = [left for left in self._frames if left() is not frame]
 
-    def drop(self, key: str) -> None:
+    def drop(self) -> None:
         """Let go of the value now."""
         for reference in self._frames:
             frame = reference()
-            if frame is not None and frame.held.get(key) is self:
-                del frame.held[key]
+            if frame is not None:
+                frame.held.pop(self.serial, None)
         self._frames = []
         self.payload = None
+
+    def replaces(self, other: Held) -> bool:
+        """Whether another record could never outlive this newer one."""
+        return self._frames == other._frames
 
     def alive(self) -> bool:
         """Whether nothing of it is rolled back, and not everything committed."""
@@ -176,16 +182,18 @@ class Ledger:
 
     def keep(self, key: str, record: Held) -> None:
         """Record a held value as the newest one of its key."""
-        versions = [left for left in self._held.pop(key, ()) if _alive(left)]
-        versions.append(weakref.ref(record))
-        for reference in versions[:-MAX_VERSIONS]:
-            _drop(key, reference)
-        self._held[key] = versions[-MAX_VERSIONS:]
+        kept = [held for left in self._held.pop(key, ()) if (held := left()) and held.alive()]
+        if kept and kept[-1] is not record and record.replaces(kept[-1]):
+            kept.pop().drop()
+        kept.append(record)
+        for held in kept[:-MAX_VERSIONS]:
+            held.drop()
+        self._held[key] = [weakref.ref(held) for held in kept[-MAX_VERSIONS:]]
         if len(self._held) > MAX_HELD:
             # The whole key: an older value must not come to light because a newer one went.
-            oldest = next(iter(self._held))
-            for reference in self._held.pop(oldest):
-                _drop(oldest, reference)
+            for left in self._held.pop(next(iter(self._held))):
+                if oldest := left():
+                    oldest.drop()
 
     def newest(self, key: str) -> Held | None:
         """Return the newest live value of a key."""
@@ -194,17 +202,6 @@ class Ledger:
             if record is not None and record.alive():
                 return record
         return None
-
-
-def _alive(reference: weakref.ref[Held]) -> bool:
-    record = reference()
-    return record is not None and record.alive()
-
-
-def _drop(key: str, reference: weakref.ref[Held]) -> None:
-    record = reference()
-    if record is not None:
-        record.drop(key)
 
 
 class _Thread(threading.local):

@@ -160,8 +160,7 @@ def hold(entry_key: str, payload: object, scopes: Iterable[str] = ()) -> None:
             return
         frames.append(frame)
     record = Held(payload, tuple(scopes), frames)
-    for (connection, _), frame in zip(transaction._members, frames, strict=True):
-        frame.held[entry_key] = record
+    for connection, _ in transaction._members:
         ledger_of(connection).keep(entry_key, record)
 
 
