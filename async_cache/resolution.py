@@ -8,12 +8,25 @@ from typing import Any, Final
 from async_cache.conf import get_settings
 from async_cache.options import DEFAULTS, clean_option, clean_options
 
-__all__ = ["COMPUTED", "is_computed", "resolve_options"]
+__all__ = ["COMPUTED", "configured", "is_computed", "resolve_options"]
 
 COMPUTED: Final = frozenset({"ttl", "tags"})
 """Options that a class may give as a method: ``ttl(self, value)``, ``tags(self, *arguments)``."""
 
 _UNSET: Final = object()
+
+
+def configured(name: str) -> Mapping[str, Any]:
+    """Return the options that ``ASYNC_CACHE["JOBS"]`` gives a job.
+
+    Args:
+        name: The job's name. For ``"shop.jobs.Users:auth.User"`` an entry of that name wins over
+            one for ``"shop.jobs.Users"``, which is about every model.
+    """
+    jobs = get_settings().jobs
+    kind, colon, _ = name.partition(":")
+    general = jobs.get(kind, {}) if colon else {}
+    return {**general, **jobs.get(name, {})}
 
 
 def is_computed(option: str, value: object) -> bool:
@@ -32,8 +45,7 @@ def resolve_options(job: object, name: str, keywords: Mapping[str, Any]) -> dict
     Raises:
         ConfigurationError: An option of the class or the constructor is unknown or bad.
     """
-    settings = get_settings()
-    chosen: dict[str, Any] = dict(settings.defaults)
+    chosen: dict[str, Any] = dict(get_settings().defaults)
     for option in DEFAULTS:
         value = getattr(job, option, _UNSET)
         if value is _UNSET:
@@ -41,5 +53,5 @@ def resolve_options(job: object, name: str, keywords: Mapping[str, Any]) -> dict
         computed = option in COMPUTED and callable(value)
         chosen[option] = value if computed else clean_option(name, option, value)
     chosen.update(clean_options(name, keywords))
-    chosen.update(settings.jobs.get(name, {}))
+    chosen.update(configured(name))
     return chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -15,6 +15,7 @@ from async_cache import conf
 from async_cache.conf import DEFAULTS, OPTIONS, check_options, find_problems, get_settings, seconds
 from async_cache.exceptions import ConfigurationError
 from async_cache.options import clean_option, clean_options
+from async_cache.resolution import configured, resolve_options
 
 
 def problems(setting: object) -> list[str]:
@@ -296,3 +297,50 @@ class TestOptions:
         cleaned = clean_option("shop.Rates", "task_options", given)
         given["priority"] = 2
         assert cleaned == {"priority": 1}
+
+
+class Plain:
+    ttl = timedelta(seconds=3)
+    grace = 3
+
+
+class TestPrecedence:
+    SETTING: ClassVar[dict[str, Any]] = {
+        "DEFAULTS": {"ttl": 4, "grace": 4, "lease": 4, "wait": 4},
+        "JOBS": {"shop.Rates": {"ttl": 1}},
+    }
+
+    def test_jobs_then_keyword_then_class_then_defaults(self) -> None:
+        with override_settings(ASYNC_CACHE=self.SETTING):
+            found = resolve_options(
+                Plain(), "shop.Rates", {"ttl": 2, "lease": timedelta(seconds=2)}
+            )
+        chosen = {name: found[name] for name in ("ttl", "grace", "lease", "wait", "fetch_timeout")}
+        assert chosen == {"ttl": 1, "lease": 2, "grace": 3, "wait": 4, "fetch_timeout": 30}
+
+    def test_a_subclass_does_not_inherit_an_entry(self) -> None:
+        with override_settings(ASYNC_CACHE=self.SETTING):
+            assert resolve_options(Plain(), "shop.MoreRates", {})["ttl"] == 3
+
+    def test_an_entry_for_one_model_wins_over_one_for_all(self) -> None:
+        jobs = {
+            "shop.Users": {"ttl": 1, "grace": 1},
+            "shop.Users:auth.User": {"ttl": 2},
+        }
+        with override_settings(ASYNC_CACHE={"JOBS": jobs}):
+            assert configured("shop.Users:auth.User") == {"ttl": 2, "grace": 1}
+            assert configured("shop.Users:auth.Group") == {"ttl": 1, "grace": 1}
+            assert configured("shop.Users") == {"ttl": 1, "grace": 1}
+            assert configured("shop.Other:auth.User") == {}
+
+    @pytest.mark.parametrize("keywords", [{"ttl": -1}, {"tll": 1}])
+    def test_a_bad_keyword_names_the_job(self, keywords: Any) -> None:
+        with pytest.raises(ConfigurationError, match=r"^shop\.Rates"):
+            resolve_options(Plain(), "shop.Rates", keywords)
+
+    def test_methods_are_kept(self) -> None:
+        class Computed:
+            def ttl(self, value: Any) -> float:
+                return 5.0
+
+        assert resolve_options(Computed(), "shop.Rates", {})["ttl"](None) == 5.0

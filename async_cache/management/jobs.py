@@ -18,7 +18,7 @@ from async_cache.jobs.registry import all_jobs
 from async_cache.management.calls import make_job, parse_call, parse_json
 from async_cache.management.subcommands import Subcommand
 from async_cache.options import DEFAULTS, clean_option
-from async_cache.resolution import is_computed
+from async_cache.resolution import configured, is_computed
 from async_cache.tags import invalidate_tags
 
 __all__ = ["SUBCOMMANDS"]
@@ -32,18 +32,19 @@ _CALL_HELP: Final = (
 
 def _source(job: type, name: str, option: str) -> str:
     """Return where a class's option comes from, by the same precedence that jobs use."""
-    settings = get_settings()
-    if option in settings.jobs.get(name, {}):
+    if option in configured(name):
         return "JOBS"
     if hasattr(job, option):
         return "class"
-    return "DEFAULTS" if settings.defaults[option] != DEFAULTS[option] else "default"
+    return "DEFAULTS" if get_settings().defaults[option] != DEFAULTS[option] else "default"
 
 
 def _value(job: type, name: str, option: str) -> Any:
-    settings = get_settings()
-    if option in settings.jobs.get(name, {}) or not hasattr(job, option):
-        return settings.jobs.get(name, {}).get(option, settings.defaults[option])
+    given = configured(name)
+    if option in given:
+        return given[option]
+    if not hasattr(job, option):
+        return get_settings().defaults[option]
     value = getattr(job, option)
     return "computed" if is_computed(option, value) else clean_option(name, option, value)
 
