@@ -1,0 +1,233 @@
+"""What a caller does who has no value: fetch, or wait for whoever fetches.
+
+One flight a key and process: the first caller leads it through the protocol of `refresh`, the
+others wait for its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+
+from async_cache import clock, fetching, flights
+from async_cache.effects import arun, run
+from async_cache.entry import NEGATIVE, Status, open_entry
+from async_cache.exceptions import FetchUnavailable, RecursiveFetch
+from async_cache.refresh import (
+    NO_ENTRY,
+    Attempt,
+    Purpose,
+    State,
+    fetch_directly,
+    new_token,
+    obtain,
+    unavailable,
+)
+from async_cache.serializers.negatives import load_negative
+
+if TYPE_CHECKING:
+    from async_cache.effects import Steps
+    from async_cache.targets import Address, Runtime
+
+__all__ = [
+    "Answered",
+    "adirect",
+    "afly",
+    "answer",
+    "arefresh",
+    "board",
+    "direct",
+    "fly",
+    "processed",
+    "refresh",
+    "value_of",
+    "value_or",
+]
+
+
+class Answered(Exception):
+    """Carries a negative answer past the handlers of the read."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+def fly(
+    runtime: Runtime, address: Address, purpose: Purpose, replaces: bytes = NO_ENTRY
+) -> tuple[Attempt, bool]:
+    """Obtain a value, or wait for whoever in this process does; tell whether it is our own."""
+    deadline = clock.monotonic() + runtime.policy.wait
+    while True:
+        attempt = Attempt(address, new_token(), replaces)
+        flight, leads = board(runtime, address)
+        if flight is None:
+            run(fetch_directly(runtime, [attempt]))
+            return attempt, True
+        left = deadline - clock.monotonic()
+        if leads:
+            landed = None
+            try:
+                run(obtain(runtime, [attempt], purpose, left))
+                landed = attempt
+            finally:
+                flights.finish(address.entry, flight, landed)
+            return attempt, True
+        try:
+            answer: Attempt | None = flight.result(timeout=max(0.0, left))
+        except TimeoutError:
+            attempt.state = State.UNAVAILABLE
+            return attempt, True
+        if answer is not None:
+            return answer, False
+
+
+async def afly(
+    runtime: Runtime, address: Address, purpose: Purpose, replaces: bytes
+) -> tuple[Attempt, bool]:
+    """Do what `fly` does without blocking the event loop."""
+    deadline = clock.monotonic() + runtime.policy.wait
+    while True:
+        attempt = Attempt(address, new_token(), replaces)
+        flight, leads = board(runtime, address)
+        if flight is None:
+            await arun(fetch_directly(runtime, [attempt]))
+            return attempt, True
+        left = deadline - clock.monotonic()
+        if leads:
+            # A task of its own: cancelling this caller never cancels the shared refresh.
+            task = asyncio.ensure_future(_alead(runtime, attempt, purpose, left, flight))
+            await asyncio.shield(task)
+            return attempt, True
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                answer: Attempt | None = await asyncio.shield(asyncio.wrap_future(flight))
+        except TimeoutError:
+            attempt.state = State.UNAVAILABLE
+            return attempt, True
+        if answer is not None:
+            return answer, False
+
+
+async def _alead(
+    runtime: Runtime, attempt: Attempt, purpose: Purpose, wait: float, flight: Future[Any]
+) -> None:
+    landed = None
+    try:
+        await arun(obtain(runtime, [attempt], purpose, wait))
+        landed = attempt
+    finally:
+        flights.finish(attempt.address.entry, flight, landed)
+
+
+def board(runtime: Runtime, address: Address) -> tuple[Future[Any] | None, bool]:
+    """Join the flight of a key; None where waiting for one could be waiting for oneself."""
+    inside = fetching.being_fetched()
+    if address.entry in inside:
+        raise RecursiveFetch(
+            f"{runtime.name}: the fetch asked for its own key. Call fetch() itself, or peek()."
+        )
+    flight, leads = flights.join(address.entry)
+    if inside and not leads:
+        return None, False
+    return flight, leads
+
+
+def value_of(runtime: Runtime, attempt: Attempt, *, own: bool) -> Any:
+    """Return the value of a settled attempt: the fetched object itself only to who fetched it."""
+    raw = attempt.raw
+    if raw is not None and not (own and attempt.state is State.FETCHED):
+        header = open_entry(raw, attempt.address.opener)
+        if header.flags & NEGATIVE:
+            raise Answered(load_negative(raw, header, runtime.max_value_size))
+        return runtime.load(header, raw)
+    return attempt.value
+
+
+def value_or(runtime: Runtime, attempt: Attempt, stale: Any, *, own: bool) -> Any:
+    """Return what a refresh gave, or the stale value when it gave none."""
+    if attempt.state is State.NEGATIVE and attempt.error is not None:
+        raise Answered(attempt.error)
+    if attempt.state in (State.FETCHED, State.FOUND):
+        return value_of(runtime, attempt, own=own)
+    return stale
+
+
+def answer(runtime: Runtime, attempt: Attempt, *, own: bool) -> Any:
+    """Return or raise what a settled attempt means to a caller without another value."""
+    address = attempt.address
+    state = attempt.state
+    if state in (State.FETCHED, State.FOUND):
+        try:
+            value = value_of(runtime, attempt, own=own)
+        except Answered as answered:
+            raise answered.error from None
+        status = Status.FRESH if state is State.FETCHED else Status.STALE
+        return processed(runtime, address, value, status)
+    if state is State.NEGATIVE and attempt.error is not None:
+        raise attempt.error
+    if runtime.answers_empty:
+        return runtime.job.empty(*address.call.args, **address.call.kwargs)
+    if state is State.FAILED and attempt.error is not None:
+        if own:
+            raise attempt.error
+        raise _failed_elsewhere(runtime, attempt) from attempt.error
+    raise unavailable(runtime, attempt, clock.now())
+
+
+def _failed_elsewhere(runtime: Runtime, attempt: Attempt) -> FetchUnavailable:
+    failure = attempt.failure
+    name = failure.error_type if failure else type(attempt.error).__qualname__
+    return FetchUnavailable(
+        f"{runtime.name}: the fetch this call waited for raised {name}.",
+        error_type=name,
+        retry_after=failure.remaining(clock.now()) if failure else None,
+    )
+
+
+def processed(runtime: Runtime, address: Address, value: Any, status: Status) -> Any:
+    """Return what the job makes of a stored value."""
+    if runtime.processes:
+        return runtime.job.process_result(value, address.call, status)
+    return value
+
+
+def direct(runtime: Runtime, address: Address) -> Any:
+    """Fetch in this thread, without a lease, and store nothing."""
+    attempt = Attempt(address, new_token())
+    run(fetch_directly(runtime, [attempt]))
+    return answer(runtime, attempt, own=True)
+
+
+def refresh(runtime: Runtime, address: Address) -> Any:
+    """Fetch now in this thread, store, and return the value."""
+    attempt = Attempt(address, new_token())
+    run(_forced(runtime, attempt))
+    return answer(runtime, attempt, own=True)
+
+
+async def arefresh(runtime: Runtime, address: Address) -> Any:
+    """Fetch now, store, and return the value."""
+    attempt = Attempt(address, new_token())
+    # Shielded: cancelling the caller must not leave a half-done refresh.
+    await asyncio.shield(asyncio.ensure_future(arun(_forced(runtime, attempt))))
+    return answer(runtime, attempt, own=True)
+
+
+def _forced(runtime: Runtime, attempt: Attempt) -> Steps[None]:
+    if not runtime.enabled:
+        return fetch_directly(runtime, [attempt])
+    return obtain(runtime, [attempt], Purpose.FORCE, runtime.policy.wait)
+
+
+async def adirect(runtime: Runtime, address: Address, call: Callable[[], Any]) -> Any:
+    """Do what `direct` does; ``call`` is how to get the value in Django's own thread."""
+    if not runtime.fetches_async:
+        return await sync_to_async(call, thread_sensitive=True)()
+    attempt = Attempt(address, new_token())
+    await arun(fetch_directly(runtime, [attempt]))
+    return answer(runtime, attempt, own=True)
