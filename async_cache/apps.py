@@ -1,9 +1,11 @@
-"""The Django app: registers the checks, lets logging listen, finds the projects' jobs."""
+"""The Django app: registers the checks, lets logging listen, finds the project's jobs."""
 
 from __future__ import annotations
 
 from django.apps import AppConfig
 from django.utils.module_loading import autodiscover_modules
+
+from async_cache import checks, listeners
 
 __all__ = ["AsyncCacheConfig"]
 
@@ -17,9 +19,6 @@ class AsyncCacheConfig(AppConfig):
 
     def ready(self) -> None:
         """Register checks and listeners, then import the ``jobs`` module of every installed app."""
-        # Imported here: these modules need the app registry, which is loading this one.
-        from async_cache import checks, listeners
-
         listeners.connect()
         checks.register()
         autodiscover_modules("jobs")
