@@ -10,6 +10,7 @@ use as cache and broker, else one of its own).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -50,8 +51,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def say(text: str) -> None:
-    """Print a line at once."""
-    print(f"  {text}", flush=True)
+    """Print a line at once; a terminal that was closed must not keep the rest from stopping."""
+    with contextlib.suppress(OSError):
+        print(f"  {text}", flush=True)
 
 
 def guide(stage: Stage) -> str:

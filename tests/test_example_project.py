@@ -138,7 +138,7 @@ def test_each_run_has_a_secret_and_a_directory_of_its_own(tmp_path: Path) -> Non
     assert one["PATH"] == "p"
 
 
-def test_the_worker_listens_to_every_queue_that_settings_name() -> None:
+def test_the_worker_listens_to_every_queue_that_settings_name(tmp_path: Path) -> None:
     code = textwrap.dedent(
         """
         import json
@@ -146,7 +146,9 @@ def test_the_worker_listens_to_every_queue_that_settings_name() -> None:
         print(json.dumps([job.get("queue", "celery") for job in ASYNC_CACHE["JOBS"].values()]))
         """
     )
-    queues = json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT))
+    environment = {**os.environ, "DEMO_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    queues = json.loads(subprocess.check_output(command, cwd=PROJECT, env=environment))
     assert {"celery", *queues} == set(stage.QUEUES.split(","))
 
 

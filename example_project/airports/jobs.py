@@ -12,12 +12,12 @@ import os
 import urllib.request
 from typing import Any
 
-from django.conf import settings
 from django.db.models import Avg, Count, Max
 
 from async_cache import AsyncCacheJob, QuerySetFilterJob, QuerySetGetJob, cached
 
 from .models import Airport, Country
+from .upstream import address
 
 EARTH_RADIUS = 6371.0  # km
 
@@ -38,9 +38,7 @@ class AirportWeather(AsyncCacheJob):
 
     def fetch(self, code: str) -> dict[str, Any]:
         """Ask the weather service. An error keeps the stored value and is tried again later."""
-        with urllib.request.urlopen(
-            f"{settings.UPSTREAM_URL}/weather/{code}", timeout=12
-        ) as answer:
+        with urllib.request.urlopen(f"{address()}/weather/{code}", timeout=12) as answer:
             reading: dict[str, Any] = json.load(answer)
         # Who ran this fetch, so that the pages can show it: the worker or the web server.
         reading["fetched_by"] = os.getpid()
@@ -53,7 +51,7 @@ class AirportWeather(AsyncCacheJob):
 airport_by_code = QuerySetGetJob(Airport.objects.select_related("country"))
 
 # `airports_where.filter(country__code="NZ")` returns a list.
-airports_where = QuerySetFilterJob(Airport.objects.select_related("country").order_by("city"))
+airports_where = QuerySetFilterJob(Airport.objects.select_related("country").order_by("name"))
 
 
 @cached(ttl=120)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.db import models
 
 
@@ -10,6 +12,8 @@ class Country(models.Model):
 
     code = models.CharField("ISO 3166-1 code", max_length=2, unique=True)
     name = models.CharField(max_length=100)
+
+    objects: ClassVar[models.Manager[Country]] = models.Manager()
 
     class Meta:
         """By name."""
@@ -33,6 +37,8 @@ class Airport(models.Model):
     elevation = models.IntegerField(help_text="feet above the sea")
     latitude = models.FloatField()
     longitude = models.FloatField()
+
+    objects: ClassVar[models.Manager[Airport]] = models.Manager()
 
     class Meta:
         """By name."""

@@ -96,8 +96,8 @@ def find_read(kind: str, argument: str = "-") -> Read:
         return Read(kind, "", "Airports by country", "country_table()", country_table.job)
     if kind == "remotest" and not argument:
         source = f"remotest_airports({REMOTEST})"
-        call = {"limit": REMOTEST}
-        return Read(kind, "", "Remotest airports", source, remotest_airports.job, call)
+        job = remotest_airports.job
+        return Read(kind, "", "Remotest airports", source, job, {"limit": REMOTEST})
     raise UnknownRead(f"{kind}/{argument}")
 
 

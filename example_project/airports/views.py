@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import Any
 
@@ -63,6 +64,7 @@ def weather(request: HttpRequest, code: str) -> HttpResponse:
         "code": read.argument,
         "upstream": behaviour(),
         "featured": FEATURED,
+        "web_pid": os.getpid(),
     }
     return render(request, "airports/weather.html", context)
 

@@ -88,8 +88,8 @@ def check_url(url: str) -> None:
             connection.ping()
     except (redis.RedisError, OSError, ValueError) as error:
         raise DemoError(
-            f"REDIS_URL is set, but its server does not answer: {error}. Start it, or unset "
-            "REDIS_URL to let the demo start one of its own."
+            f"REDIS_URL is set, but its server does not answer: {str(error).rstrip('.')}. Start it, "
+            "or unset REDIS_URL to let the demo start one of its own."
         ) from error
 
 

@@ -158,7 +158,7 @@ class Check:
         value = answer["value"]
         expect(value["reading"] != old["reading"], "the value is fresh, but it is the old one")
         expect(
-            value["fetched_by"] != self.stage.web_pid,
+            value["fetched_by"] != self.supervisor.pid_of("web server"),
             "the new value was fetched by the web server, not by the worker",
         )
         expect(seconds < MOMENT, f"a read after the refresh took {seconds:.3f} s")

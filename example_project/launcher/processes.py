@@ -167,6 +167,10 @@ class Supervisor:
                     f"{service.process.returncode}:\n{service.tail()}"
                 )
 
+    def pid_of(self, name: str) -> int:
+        """Return the process id of a service."""
+        return next(service.pid for service in self.services if service.name == name)
+
     def discard(self, service: Service) -> None:
         """Stop a service that is of no use and forget it."""
         self._end(service)

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,12 @@ class Stage:
         upstream: Where the slow weather service is.
         backing: What serves as cache and broker.
         logs: The directory that holds what each process prints.
-        prefix: What every key of this run begins with.
-        web_pid: The process id of the web server.
     """
 
     url: str
     upstream: str
     backing: Backing
     logs: Path
-    prefix: str
-    web_pid: int
 
 
 @contextmanager
@@ -61,47 +58,66 @@ def running_stage(
     """
     valkey = find_valkey()
     backing = choose(os.environ, forced, valkey)
-    prefix = f"async-cache-demo:{secrets.token_hex(4)}"
-    web_socket = open_port(os.environ.get("PORT"))
-    upstream_socket = open_port(None)
-    url = address(web_socket)
-    upstream = address(upstream_socket)
     redis_url = os.environ["REDIS_URL"] if backing is Backing.URL else ""
-    try:
-        with stopping(supervisor, say), web_socket, upstream_socket:
+    if redis_url:
+        check_url(redis_url)
+    prefix = f"async-cache-demo:{secrets.token_hex(4)}"
+    with open_port(os.environ.get("PORT")) as web, open_port(None) as upstream:
+        try:
+            with stopping(supervisor, say):
+                if backing is Backing.VALKEY and valkey is not None:
+                    say("starting cache and broker (Valkey)")
+                    redis_url = start_valkey(valkey, run, supervisor)
+                environment = make_environment(
+                    os.environ, run, redis_url, address(upstream), prefix
+                )
+                stage = Stage(address(web), address(upstream), backing, supervisor.logs)
+                _prepare(supervisor, environment, say)
+                say("starting worker, weather service and web server")
+                _start(supervisor, environment, web, upstream, delay)
+                # From here on only the services hold the sockets: one that ends closes its port.
+                web.close()
+                upstream.close()
+                _await(supervisor, environment, stage)
+                yield stage
+        finally:
             if backing is Backing.URL:
-                check_url(redis_url)
-            elif backing is Backing.VALKEY and valkey is not None:
-                say("starting cache and broker (Valkey)")
-                redis_url = start_valkey(valkey, run, supervisor)
-            environment = make_environment(os.environ, run, redis_url, upstream, prefix)
-            say("creating the database and loading the data")
-            manage = [sys.executable, str(PROJECT / "manage.py")]
-            output = supervisor.run("setup", [*manage, "setup_demo"], environment)
-            say(output.strip().splitlines()[-1])
-            say("starting worker, weather service and web server")
-            ready = Path(environment["DEMO_WORKER_READY"])
-            supervisor.start("worker", worker_command(), environment, patience=8, cwd=PROJECT)
-            fd = upstream_socket.fileno()
-            command = [sys.executable, "upstream.py", f"--fd={fd}", f"--delay={delay:g}"]
-            supervisor.start(
-                "weather service", command, environment, pass_fds=[fd], cwd=PROJECT, patience=1
-            )
-            fd = web_socket.fileno()
-            command = [sys.executable, "serve.py", f"--fd={fd}"]
-            web = supervisor.start(
-                "web server", command, environment, pass_fds=[fd], cwd=PROJECT, patience=5
-            )
-            # From here on only the services hold the sockets: when one ends, its port is closed.
-            web_socket.close()
-            upstream_socket.close()
-            supervisor.wait("the weather service", lambda: healthy(f"{upstream}/control"), 20)
-            supervisor.wait("the web server", lambda: healthy(f"{url}/health/"), 60)
-            supervisor.wait("the worker", ready.exists, 60)
-            yield Stage(url, upstream, backing, supervisor.logs, prefix, web.pid)
-    finally:
-        if backing is Backing.URL and redis_url:
-            _tidy(redis_url, prefix, say)
+                _tidy(redis_url, prefix, say)
+
+
+def _prepare(supervisor: Supervisor, environment: Mapping[str, str], say: Say) -> None:
+    """Make the database ready."""
+    say("creating the database and loading the data")
+    command = [sys.executable, str(PROJECT / "manage.py"), "setup_demo"]
+    output = supervisor.run("setup", command, environment)
+    say(output.strip().splitlines()[-1])
+
+
+def _start(
+    supervisor: Supervisor,
+    environment: Mapping[str, str],
+    web: socket.socket,
+    upstream: socket.socket,
+    delay: float,
+) -> None:
+    """Start the services of the project, in the reverse order of their stopping."""
+    supervisor.start("worker", worker_command(), environment, patience=8, cwd=PROJECT)
+    fd = upstream.fileno()
+    command = [sys.executable, "upstream.py", f"--fd={fd}", f"--delay={delay:g}"]
+    supervisor.start(
+        "weather service", command, environment, patience=1, pass_fds=[fd], cwd=PROJECT
+    )
+    fd = web.fileno()
+    command = [sys.executable, "serve.py", f"--fd={fd}"]
+    supervisor.start("web server", command, environment, patience=5, pass_fds=[fd], cwd=PROJECT)
+
+
+def _await(supervisor: Supervisor, environment: Mapping[str, str], stage: Stage) -> None:
+    """Wait until every service of the project answers."""
+    ready = Path(environment["DEMO_WORKER_READY"])
+    supervisor.wait("the weather service", lambda: healthy(f"{stage.upstream}/control"), 20)
+    supervisor.wait("the web server", lambda: healthy(f"{stage.url}/health/"), 60)
+    supervisor.wait("the worker", ready.exists, 60)
 
 
 def _tidy(url: str, prefix: str, say: Say) -> None:
@@ -169,7 +185,7 @@ def healthy(url: str) -> bool:
     """Whether an address answers with success."""
     try:
         with _opener.open(url, timeout=2) as answer:
-            return 200 <= answer.status < 300
+            return bool(answer.status == HTTPStatus.OK)
     except (OSError, urllib.error.HTTPError):
         return False
 

@@ -33,7 +33,6 @@ function poll(address, show) {
 
 function showPanel(panel) {
   const field = (name) => panel.querySelector(`[data-field="${name}"]`);
-  const shownAt = Date.now() / 1000;
   let was = panel.dataset.shown;
   poll(panel.dataset.state, (now) => {
     const badge = field("state");
@@ -45,12 +44,11 @@ function showPanel(panel) {
     field("flight").className = now.flight ? "flight" : "";
     field("error").textContent = now.error || "none";
     const again = panel.querySelector("a.button");
-    const newer = now.age !== null && Date.now() / 1000 - now.age > shownAt;
-    if (was !== "fresh" && now.state === "fresh" && newer) {
+    if (was === "stale" && now.state === "fresh") {
       again.textContent = "Read again: a new value is there";
       again.classList.add("new");
-      was = "fresh";
     }
+    was = now.state;
     return Boolean(now.flight);
   });
 }
