@@ -181,6 +181,7 @@ def test_file_fields_work_again() -> None:
     assert back.document.instance is back
     assert not round_trip(Base(pk=1)).document
     assert round_trip(sent.document) == sent.document
+    assert b"FieldFile" not in payload_of(sent)
 
 
 def test_objects_that_refer_to_each_other_still_do() -> None:
@@ -191,6 +192,24 @@ def test_objects_that_refer_to_each_other_still_do() -> None:
     assert back == children
     assert back[0].parent is back[1].parent
     assert back[0].parent._state.fields_cache["first"] is back[0]
+
+
+class Bound:
+    """A field value that knows its instance, as some custom fields make."""
+
+    def __init__(self, instance: models.Model) -> None:
+        self.instance = instance
+
+    def __reduce__(self) -> Any:
+        return (Bound, (self.instance,))
+
+
+def test_a_field_value_may_refer_to_its_instance() -> None:
+    sent = Base(pk=1, day=datetime.date(2024, 1, 1))
+    sent.extra = Bound(sent)
+    back = round_trip(sent)
+    assert back.extra.instance is back
+    assert back.day == sent.day
 
 
 def test_what_hangs_on_an_instance_survives() -> None:
@@ -234,9 +253,10 @@ def library() -> list[Book]:
 
 @pytest.mark.django_db
 def test_loaded_relations_need_no_query(library: list[Book]) -> None:
+    books = Prefetch("books", queryset=Book.objects.order_by("-title"))
     sent = list(
         Book.objects.select_related("author").prefetch_related(
-            Prefetch("editors", queryset=Author.objects.prefetch_related("books")),
+            Prefetch("editors", queryset=Author.objects.prefetch_related(books)),
             Prefetch("editors", queryset=Author.objects.filter(name="author 1"), to_attr="seconds"),
         )
     )
@@ -274,6 +294,30 @@ def test_deferred_fields_stay_deferred() -> None:
         with CaptureQueriesContext(connection) as queries:
             assert back[0].price == Decimal("9.90")
         assert len(queries) == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("library")
+def test_one_payload_may_hold_rows_of_several_shapes() -> None:
+    routed = Book(title="routed")
+    routed._state.db = "default"
+    sent = [Book.objects.get(title="book 0"), *Book.objects.only("title"), Book(), routed]
+    back = round_trip(sent)
+    assert [typed(book) for book in back] == [typed(book) for book in sent]
+    assert [book._state.adding for book in back] == [book._state.adding for book in sent]
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("library")
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="fetch modes came with Django 6.1")
+@pytest.mark.parametrize("name", ["FETCH_PEERS", "FETCH_RAISE", "FETCH_ONE"])
+def test_the_fetch_mode_survives(name: str) -> None:
+    mode = getattr(models, name)
+    queryset: Any = Book.objects.only("title")
+    sent = list(queryset.fetch_mode(mode))
+    back = round_trip(sent)
+    assert [type(book._state.fetch_mode) for book in back] == [type(mode)] * 4
+    assert payload_of(sent).count(fingerprint(Book)) == 1
 
 
 @pytest.mark.django_db
