@@ -6,29 +6,45 @@ import inspect
 import random
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from django.core.cache import caches
 from django.core.cache.backends.base import default_key_func
 
 from async_cache import conf, vary
 from async_cache.conf import get_settings
-from async_cache.context import NOT_MODIFIED, FetchContext
+from async_cache.context import FetchContext
 from async_cache.dispatchers import get_dispatcher
-from async_cache.entry import BORN_STALE, MISSING, NEGATIVE, Header, Opener, new_entry_id, new_header
-from async_cache.entry import open_entry, seal
+from async_cache.entry import (
+    BORN_STALE,
+    MISSING,
+    NEGATIVE,
+    Header,
+    Opener,
+    new_entry_id,
+    new_header,
+    open_entry,
+    seal,
+)
 from async_cache.exceptions import EntryRejected
-from async_cache.secret_keys import get_ring
-from async_cache.keys import Call, CallSignature, Keyspace, call_digest, canonical
-from async_cache.keys import tag_epoch, tag_stamp
+from async_cache.keys import (
+    Call,
+    CallSignature,
+    Keyspace,
+    call_digest,
+    canonical,
+    tag_epoch,
+    tag_stamp,
+)
 from async_cache.messages import RefreshItem, RefreshMessage
 from async_cache.policy import RefreshPolicy, expiry
 from async_cache.resolution import resolve_options
+from async_cache.secret_keys import get_ring
 from async_cache.serializers import dump_value, get_serializer, load_value
 from async_cache.serializers.negatives import dump_negative
 from async_cache.signals import announce, entry_rejected
-from async_cache.stores.registry import get_store
 from async_cache.stores.base import Claim, Phase
+from async_cache.stores.registry import get_async_store, get_store
 
 if TYPE_CHECKING:
     from django.dispatch import Signal
@@ -109,12 +125,6 @@ class Address:
         """Return the keys of the stamps that an entry with these tags records, in its order."""
         runtime = self._runtime
         return [runtime.job_stamp, self.hard, self.soft, *map(runtime.tag_stamp, tags)]
-
-    def async_handle(self) -> Handle:
-        """Return the prepared read for the store's async twin."""
-        twin = self._runtime.async_store
-        assert twin is not None
-        return twin.prepare([self.entry, *self.stamp_names(self.tags)])
 
     @property
     def hard_stamps(self) -> tuple[str, str]:
@@ -211,9 +221,9 @@ class Runtime:
         return get_dispatcher(self.dispatcher_name)
 
     @cached_property
-    def async_store(self) -> AsyncStore | None:
-        """The store's twin for coroutines; None where the cache has none."""
-        return None  # pending get_async_store
+    def async_store(self) -> AsyncStore:
+        """The store's twin for coroutines."""
+        return get_async_store(self.alias)
 
     @cached_property
     def epoch_handle(self) -> Handle:
@@ -234,7 +244,7 @@ class Runtime:
         tags = self._tags
         if callable(tags):
             tags = tuple(dict.fromkeys(map(str, tags(*call.args, **call.kwargs))))
-        return tags  # type: ignore[no-any-return]
+        return cast("tuple[str, ...]", tags)
 
     def sealed_key(self, entry: str) -> str:
         """Return the name that an entry's seal is bound to: two aliases never share one."""
@@ -288,6 +298,10 @@ class Runtime:
             if self._keeps:
                 _bounded(self._by_digest)[digest] = address
         return address
+
+    def known(self, digest: str) -> Address | None:
+        """Return the address of a digest, where this process has lately met it."""
+        return self._by_digest.get(digest)
 
     def claim(self, address: Address, token: bytes, phase: Phase) -> Claim:
         """Return the claim of a call's lease."""
@@ -375,13 +389,13 @@ class Runtime:
             flags |= NEGATIVE
             fresh_until = dead_at = got.started + policy.negative_ttl
         else:
-            ttl = self.ttl_of(attempt.value) if context is None else context.ttl_or(
+            ttl = (
                 self.ttl_of(attempt.value)
+                if context is None
+                else context.ttl_or(self.ttl_of(attempt.value))
             )
             cut = random.random() * policy.jitter if policy.jitter else 0.0
-            fresh_until, dead_at = expiry(
-                got.started, ttl, policy.grace, cut, policy.max_lifetime
-            )
+            fresh_until, dead_at = expiry(got.started, ttl, policy.grace, cut, policy.max_lifetime)
         if got.error is not None:
             packed = dump_negative(got.error, limit=self.max_value_size)
         else:
@@ -407,8 +421,8 @@ class Runtime:
         """Return how long a value is fresh, in seconds."""
         ttl = self._ttl
         if callable(ttl):
-            return conf.seconds(ttl(value), f"{self.name}.ttl()")
-        return ttl  # type: ignore[no-any-return]
+            ttl = conf.seconds(ttl(value), f"{self.name}.ttl()")
+        return cast("float | None", ttl)
 
     def fetch_context(self, attempt: Attempt) -> FetchContext | None:
         """Return what the fetch receives as ``ctx``; None when it does not ask for it."""
