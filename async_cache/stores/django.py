@@ -38,6 +38,8 @@ _DAMAGED = (
     TypeError,
     ValueError,
 )
+# What a healthy Memcached says to a value that is too large for it.
+_REFUSALS = {"MemcacheServerError", "MemcacheClientError", "TooBig"}
 
 
 class DjangoStore(ValidatedStore):
@@ -132,9 +134,10 @@ class DjangoStore(ValidatedStore):
         try:
             result = self._perform(caches[self.alias], method, *args)
         except Exception as error:
-            self._breaker.failed(time.monotonic())
+            if type(error).__name__ not in _REFUSALS:
+                self._breaker.failed(time.monotonic())
             raise StoreUnavailable(
-                f"The cache {self.alias!r} failed to {method}: {type(error).__name__}."
+                f"The cache {self.alias!r} failed to {method}: {type(error).__qualname__}."
             ) from error
         self._breaker.succeeded()
         return result

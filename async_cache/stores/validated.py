@@ -154,7 +154,7 @@ class ValidatedStore(Store):
         tries: dict[int, Claim] = {}
         now = time.monotonic()
         before = self._look(
-            (c.lease, _queue(c.lease), c.trace, _done(c.trace), *c.reads)
+            (*c.stamps, c.lease, _queue(c.lease), c.trace, _done(c.trace), *c.reads)
             for c in claims
             if c.phase is Phase.QUEUED
         )

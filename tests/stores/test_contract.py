@@ -241,7 +241,7 @@ def test_a_lease_is_given_back_by_its_holder_only(store: Store, phase: Phase) ->
 
 
 def test_a_job_has_no_more_keys_than_it_may(store: Store) -> None:
-    cap = {"members": "ac:members", "max_members": 2}
+    cap: dict[str, Any] = {"members": "ac:members", "max_members": 2}
     for key in ("x", "y"):
         win(store, b"a", key=key, member=key, **cap)
         commit = entry(b"a", key=key, member=key, puts=((f"ac:{key}", b"v", 60.0),), **cap)

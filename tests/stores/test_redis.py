@@ -20,7 +20,7 @@ from redis.connection import UnixDomainSocketConnection
 from async_cache.exceptions import StoreUnavailable
 from async_cache.stores.aredis import AsyncRedisStore
 from async_cache.stores.base import Outcome, Phase
-from async_cache.stores.pool import MAX_IDLE, Link, Pool, PublicLink, open_link
+from async_cache.stores.pool import MAX_IDLE, Link, Pool, PublicLink
 from async_cache.stores.redis import RedisStore, key_maker
 from async_cache.stores.registry import get_async_store, get_store
 from async_cache.stores.threaded import ThreadedStore
@@ -313,7 +313,7 @@ def test_a_class_we_know_nothing_of_is_driven_through_its_methods(redis_url: str
         return "redis" in sys._getframe(2).f_globals["__name__"].split(".")[:1]
 
     like = redis.ConnectionPool.from_url(redis_url, connection_class=Veiled)
-    link = open_link(Veiled(**Pool(like, 0.25)._options), 0.25)
+    link = Pool(like, 0.25).connect(time.monotonic() + 1)
     assert isinstance(link, PublicLink)
     link.close()
     store = RedisStore("default", like, lambda name: name, 0.25)
