@@ -244,9 +244,8 @@ def _bounds(connection: Any, seconds: float, hosts: int) -> dict[str, Any]:
     if driver == "redis":
         sockets = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
         options: dict[str, Any] = {**tries, **sockets, "retry_on_timeout": False}
-        sentinels = connection.transport_options.get("sentinel_kwargs")
-        if sentinels:
-            options["sentinel_kwargs"] = {**sentinels, **sockets}
+        if connection.transport_cls == "sentinel":
+            options["sentinel_kwargs"] = _sentinel_bounds(connection, sockets)
         return options
     if driver == "amqp":
         # Without confirms a message to a silent broker is lost without a word.
@@ -257,6 +256,15 @@ def _bounds(connection: Any, seconds: float, hosts: int) -> dict[str, Any]:
             "confirm_publish": True,
         }
     return {}
+
+
+def _sentinel_bounds(connection: Any, sockets: dict[str, Any]) -> dict[str, Any]:
+    """Return options for the connections to the sentinels: redis-py tries these four times."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    given = connection.transport_options.get("sentinel_kwargs") or {}
+    return {**given, **sockets, "retry": Retry(NoBackoff(), 0)}
 
 
 def _confirm(link: _Link, seconds: float) -> dict[str, Any]:
