@@ -12,6 +12,13 @@ from async_cache.options import seconds
 __all__ = ["NOT_MODIFIED", "FetchContext", "NotModified"]
 
 
+def checked_tag(tag: object) -> str:
+    """Return a tag's name; anything but a non-empty str is refused."""
+    if not isinstance(tag, str) or not tag:
+        raise TypeError(f"A tag is a non-empty str, not a {type(tag).__qualname__}.")
+    return str(tag)
+
+
 class NotModified:
     """The type of `NOT_MODIFIED`."""
 
@@ -53,7 +60,7 @@ class FetchContext:
         self._load = load
         self._stale: Any = MISSING
         self._tags: dict[str, None] = {}
-        self._ttl: float | None | str = "unset"
+        self._ttl: float | str | None = "unset"
         self.etag = etag
         self.last_modified = last_modified
         self.stored = True
@@ -78,9 +85,7 @@ class FetchContext:
             *tags: Names; ``invalidate_tags`` with one of them makes the value stale.
         """
         for tag in tags:
-            if not isinstance(tag, str) or not tag:
-                raise TypeError(f"A tag is a non-empty str, not a {type(tag).__qualname__}.")
-            self._tags[str(tag)] = None
+            self._tags[checked_tag(tag)] = None
 
     def set_ttl(self, ttl: float | timedelta | None) -> None:
         """Set how long the new value is fresh, in seconds; it wins over the job's ``ttl``."""

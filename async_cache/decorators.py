@@ -18,8 +18,10 @@ __all__ = ["CachedFunction", "cached"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_VERBS: Final = ("delete", "explain", "get", "invalidate", "peek", "refresh", "refresh_later", "set")
-_WITH_TWINS: Final = frozenset(_VERBS) | {f"a{verb}" for verb in _VERBS}
+_VERBS: Final = frozenset(
+    {"delete", "explain", "get", "invalidate", "peek", "refresh", "refresh_later", "set"}
+)
+_WITH_TWINS: Final = _VERBS | {f"a{verb}" for verb in _VERBS}
 _WHOLE_JOB: Final = frozenset(
     {"aclear", "aget_many", "arefresh_many", "clear", "get_many", "refresh_many"}
 )
@@ -101,13 +103,14 @@ def _make_job(function: Callable[..., Any], options: dict[str, Any]) -> AsyncCac
     # What the verbs accept is what the function accepts.
     fetch.__signature__ = inspect.Signature([ours, *parameters])
     fetch.__name__ = function.__name__
+    chosen = {name: staticmethod(v) if inspect.isfunction(v) else v for name, v in options.items()}
     namespace = {
         "__module__": function.__module__,
         "__qualname__": function.__qualname__,
         "__doc__": function.__doc__,
         "name": name,
         "fetch": fetch,
-        **{option: staticmethod(v) if inspect.isfunction(v) else v for option, v in options.items()},
+        **chosen,
     }
     kind = JobType(function.__name__, (AsyncCacheJob,), namespace)
     job: AsyncCacheJob[Any] = kind()
@@ -137,8 +140,8 @@ def cached(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
 
     Args:
         function: What is decorated, where the decorator is used without options.
-        **options: Options of the job, as for `AsyncCacheJob`. ``ttl`` and ``tags`` may be functions,
-            of the value and of the arguments.
+        **options: Options of the job, as for `AsyncCacheJob`. ``ttl`` may be a function of the
+            value, ``tags`` one of the arguments.
 
     Raises:
         ConfigurationError: An option is unknown or bad, or this is no function.

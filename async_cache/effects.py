@@ -12,8 +12,6 @@ import time
 from collections.abc import Generator
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from asgiref.sync import sync_to_async
-
 __all__ = ["Effect", "Io", "Pause", "Steps", "Stores", "arun", "run"]
 
 T = TypeVar("T")
@@ -42,7 +40,7 @@ class Stores(Protocol):
 
     @property
     def async_store(self) -> Any:
-        """Its async twin, or None."""
+        """Its async twin."""
 
 
 class Io:
@@ -60,11 +58,8 @@ class Io:
         return getattr(self.at.store, self.verb)(self.argument)
 
     async def aperform(self) -> Any:
-        """Await the store's async twin, or call the store in a thread where it has none."""
-        twin = self.at.async_store
-        if twin is None:
-            return await sync_to_async(self.perform, thread_sensitive=True)()
-        return await getattr(twin, self.verb)(self.argument)
+        """Await the store's async twin."""
+        return await getattr(self.at.async_store, self.verb)(self.argument)
 
     def __repr__(self) -> str:
         return f"Io({self.verb})"
@@ -103,7 +98,7 @@ def run(steps: Steps[T]) -> T:
         answer, error = None, None
         try:
             answer = effect.perform()
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001
             # The protocol decides: it gives leases back and lets the exception through.
             error = raised
 
@@ -121,5 +116,5 @@ async def arun(steps: Steps[T]) -> T:
         answer, error = None, None
         try:
             answer = await effect.aperform()
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001
             error = raised

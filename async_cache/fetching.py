@@ -127,7 +127,7 @@ class Fetch:
     def _settle(self, call: Any) -> list[Any]:
         try:
             answer = call()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the protocol records it
             return [self._named(error)] * len(self.attempts)
         return self._spread(answer)
 
@@ -136,7 +136,7 @@ class Fetch:
         try:
             async with asyncio.timeout(limit) as bound:
                 answer = await self._call()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the protocol records it
             if isinstance(error, TimeoutError) and bound.expired():
                 error = self._timed_out(error)
             return [self._named(error)] * len(self.attempts)

@@ -72,7 +72,7 @@ def request(change: Change) -> None:
         apply(change)
         return
     transactions.note_invalidated(change.stamps)
-    transaction.on_each_commit(lambda: _apply_after_commit(change))
+    transaction.on_any_commit(lambda: _apply_after_commit(change))
 
 
 def apply(change: Change) -> None:
@@ -95,7 +95,9 @@ def _apply_after_commit(change: Change) -> None:
         apply(change)
     except StoreUnavailable as error:
         logger.warning(
-            "An invalidation of %s waits for the cache: %s.", change.job or "tags", error_name(error)
+            "An invalidation of %s waits for the cache: %s.",
+            change.job or "tags",
+            error_name(error),
         )
 
 

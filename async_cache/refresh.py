@@ -199,9 +199,9 @@ def _examine(runtime: Runtime, attempt: Attempt, purpose: Purpose) -> Steps[None
     attempt.failure = Failure.decode(failure)
     if entry is not None:
         yield from _examine_entry(runtime, attempt, entry, claimed.stamps, purpose, now)
-    if attempt.state is State.PENDING and purpose is not Purpose.FORCE:
-        if attempt.failure is not None and attempt.failure.remaining(now):
-            attempt.state = State.BACKED_OFF
+    backing_off = attempt.failure is not None and attempt.failure.remaining(now) > 0
+    if backing_off and attempt.state is State.PENDING and purpose is not Purpose.FORCE:
+        attempt.state = State.BACKED_OFF
 
 
 def _examine_entry(
@@ -248,9 +248,12 @@ def _take(runtime: Runtime, attempt: Attempt, got: Fetched) -> None:
     if got.value is NOT_MODIFIED:
         stale = MISSING if got.context is None else got.context.stale
         if stale is MISSING:
-            attempt.state, attempt.error = State.FAILED, TypeError(
-                f"{runtime.name}: fetch returned NOT_MODIFIED where there is no stale value. "
-                "Ask the source conditionally only when ctx.stale is not MISSING."
+            attempt.state, attempt.error = (
+                State.FAILED,
+                TypeError(
+                    f"{runtime.name}: fetch returned NOT_MODIFIED where there is no stale value. "
+                    "Ask the source conditionally only when ctx.stale is not MISSING."
+                ),
             )
         else:
             attempt.state, attempt.value = State.FETCHED, stale
@@ -284,7 +287,7 @@ def _fetch_and_commit(runtime: Runtime, attempts: Sequence[Attempt]) -> Steps[No
         else:
             try:
                 commit, size = yield from _compose(runtime, attempt, got)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - recorded as a failed refresh
                 attempt.state, attempt.error, attempt.value = State.FAILED, error, MISSING
                 failed.append((attempt, got))
             else:
@@ -357,9 +360,7 @@ def _commit(
             runtime.tell(signals.refresh_refused, attempt, reason=outcome.value)
 
 
-def _record_failures(
-    runtime: Runtime, failed: Sequence[tuple[Attempt, Fetched]]
-) -> Steps[None]:
+def _record_failures(runtime: Runtime, failed: Sequence[tuple[Attempt, Fetched]]) -> Steps[None]:
     """Write the back-off before the leases are released; what is stored is not touched."""
     now = clock.now()
     records = []
@@ -553,7 +554,7 @@ class Hold:
                 )
             except UnstorableValue:
                 return  # the refresh of another caller will report it
-            transactions.hold(address.entry, data)
+            transactions.hold(address.entry, data, address.scopes)
         storable = self.stamps is not None and transaction.read_committed()
         transaction.on_commit(lambda: self._after_commit(storable))
 

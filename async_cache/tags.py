@@ -6,6 +6,7 @@ from asgiref.sync import sync_to_async
 
 from async_cache import invalidation
 from async_cache.conf import get_settings
+from async_cache.context import checked_tag
 from async_cache.invalidation import Change
 from async_cache.keys import tag_epoch, tag_stamp
 
@@ -22,17 +23,15 @@ def invalidate_tags(*tags: str, cache: str | None = None) -> None:
     Raises:
         StoreUnavailable: The cache did not take it; it holds in this process and is retried.
     """
-    for tag in tags:
-        if not isinstance(tag, str) or not tag:
-            raise TypeError(f"A tag is a non-empty str, not a {type(tag).__qualname__}.")
-    if not tags:
+    names = tuple(dict.fromkeys(map(checked_tag, tags)))
+    if not names:
         return
     settings = get_settings()
     prefix = settings.key_prefix
     # The epoch first: a fetch that reads a tag's old stamp then finds the epoch moved.
-    stamps = (tag_epoch(prefix), *(tag_stamp(prefix, tag) for tag in dict.fromkeys(tags)))
+    stamps = (tag_epoch(prefix), *(tag_stamp(prefix, name) for name in names))
     invalidation.request(
-        Change(cache or settings.cache, stamps, (), hard=False, scope="tag", tags=tags)
+        Change(cache or settings.cache, stamps, (), hard=False, scope="tag", tags=names)
     )
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from async_cache import clock
 from async_cache.exceptions import MessageRejected
 from async_cache.jobs import running
-from async_cache.secret_keys import get_ring
 from async_cache.messages import open_message
+from async_cache.secret_keys import get_ring
 from async_cache.signals import announce, refresh_dropped
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The jobs: what users subclass, the registry of them, and the run of a message."""

@@ -8,19 +8,17 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
-from async_cache import conf, invalidation, publisher, reading, transactions
+from async_cache import areading, cold, conf, invalidation, many, publisher, reading, transactions
 from async_cache.dispatchers.base import RefreshRequest
 from async_cache.effects import arun, run
-from async_cache.entry import MISSING, Missing, Status, open_entry
-from async_cache.exceptions import EntryRejected, StoreUnavailable
-from async_cache.fetching import Fetched
+from async_cache.entry import Missing, Status, open_entry
+from async_cache.exceptions import EntryRejected
 from async_cache.invalidation import Change
 from async_cache.jobs.answers import Explanation, RefreshHandle, explain
 from async_cache.jobs.meta import JobType
 from async_cache.keys import Call
 from async_cache.refresh import (
     NO_ENTRY,
-    Attempt,
     new_token,
     store_value,
 )
@@ -49,7 +47,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
 
         UserTweets().get("bob")
 
-    The verbs take exactly the arguments of ``fetch``. Each has an async twin with an ``a`` in front.
+    The verbs take exactly the arguments of ``fetch``. Each has an async twin, ``a`` in front.
     Constructor arguments, if there are any, are part of the key; options given to the constructor
     (``UserTweets(ttl=5)``) are not.
 
@@ -107,7 +105,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
 
     async def aget(self, *args: Any, **kwargs: Any) -> V:
         """Do what `get` does without blocking the event loop."""
-        return cast("V", await reading.aget(self._runtime, args, kwargs))
+        return cast("V", await areading.aget(self._runtime, args, kwargs))
 
     def get_many(self, calls: Iterable[CallLike]) -> list[V | Exception]:
         """Return the values of several calls in one round trip.
@@ -118,11 +116,11 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
         Returns:
             The values in order; for a call that failed, the exception in its place.
         """
-        return reading.get_many(self._runtime, self._calls(calls))
+        return many.get_many(self._runtime, self._calls(calls))
 
     async def aget_many(self, calls: Iterable[CallLike]) -> list[V | Exception]:
         """Do what `get_many` does without blocking the event loop."""
-        return await reading.aget_many(self._runtime, self._calls(calls))
+        return await areading.aget_many(self._runtime, self._calls(calls))
 
     def peek(self, *args: Any, **kwargs: Any) -> V | Missing:
         """Return the stored value, fresh or stale, or `MISSING`; fetch and refresh nothing."""
@@ -130,7 +128,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
 
     async def apeek(self, *args: Any, **kwargs: Any) -> V | Missing:
         """Do what `peek` does without blocking the event loop."""
-        return await self._hop(self.peek, *args, **kwargs)
+        return cast("V | Missing", await self._hop(self.peek, *args, **kwargs))
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """Return the state of a call: status and why, age, who refreshes it, the last error.
@@ -153,11 +151,11 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
             FetchUnavailable: Another's fetch of the same call did not end within ``wait``.
             Exception: What ``fetch`` raised; the stored value stays.
         """
-        return cast("V", reading.refresh(*self._target(args, kwargs)))
+        return cast("V", cold.refresh(*self._target(args, kwargs)))
 
     async def arefresh(self, *args: Any, **kwargs: Any) -> V:
         """Do what `refresh` does without blocking the event loop."""
-        return cast("V", await reading.arefresh(*self._target(args, kwargs)))
+        return cast("V", await cold.arefresh(*self._target(args, kwargs)))
 
     def refresh_later(self, *args: Any, **kwargs: Any) -> RefreshHandle:
         """Hand a refresh of this call to a worker, in a message of its own.
@@ -181,7 +179,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
 
     async def arefresh_later(self, *args: Any, **kwargs: Any) -> RefreshHandle:
         """Do what `refresh_later` does without blocking the event loop."""
-        return await self._hop(self.refresh_later, *args, **kwargs)
+        return cast("RefreshHandle", await self._hop(self.refresh_later, *args, **kwargs))
 
     def refresh_many(self, calls: Iterable[CallLike]) -> int:
         """Hand refreshes of several calls to workers, in few messages where the job allows it.
@@ -201,7 +199,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
 
     async def arefresh_many(self, calls: Iterable[CallLike]) -> int:
         """Do what `refresh_many` does without blocking the event loop."""
-        return await self._hop(self.refresh_many, list(calls))
+        return cast("int", await self._hop(self.refresh_many, list(calls)))
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -220,7 +218,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
             run(store_value(runtime, address, value))
             return
         data = runtime.serializer.dumps(value, runtime.max_value_size)
-        transactions.hold(address.entry, data)
+        transactions.hold(address.entry, data, address.scopes)
         transaction.on_commit(
             lambda: run(store_value(runtime, address, runtime.serializer.loads(data)))
         )
@@ -249,9 +247,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
             StoreUnavailable: The cache did not take it; it holds in this process and is retried.
         """
         runtime, address = self._target(args, kwargs)
-        self._change(
-            runtime, address, (address.hard,), (address.entry, address.failure), hard=True
-        )
+        self._change(runtime, address, (address.hard,), (address.entry, address.failure), hard=True)
 
     async def adelete(self, *args: Any, **kwargs: Any) -> None:
         """Do what `delete` does without blocking the event loop."""
@@ -304,7 +300,9 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
         runtime = self._runtime
         return runtime, runtime.address(args, kwargs)
 
-    def _calls(self, calls: Iterable[CallLike]) -> Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]:
+    def _calls(
+        self, calls: Iterable[CallLike]
+    ) -> Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]:
         return [self._call(one) for one in calls]
 
     def _call(self, one: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

@@ -50,11 +50,11 @@ class JobType(type):
             conf.reset()  # what was derived from the old option is made again
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make an instance and keep what it was made with."""
         options = {name: kwargs.pop(name) for name in cls._options if name in kwargs}
         job = super().__call__(*args, **kwargs)
-        if args or kwargs:
-            args, kwargs = cls.portable_constructor(args, kwargs)
-        job._made_with = (args, kwargs, options)
+        made = cls.portable_constructor(args, kwargs) if args or kwargs else (args, kwargs)
+        job._made_with = (*made, options)
         return job
 
     def portable_constructor(

@@ -51,7 +51,7 @@ class _QuerySetJob(AsyncCacheJob[V], Generic[M, V]):
         return ((describe(source),) if source is not None else ()), {}
 
     @property
-    def model_class(self) -> type[Model]:
+    def model_class(self) -> Any:
         """The model that is read."""
         if self._spec is not None:
             return model_of(self._spec)
@@ -72,7 +72,9 @@ class _QuerySetJob(AsyncCacheJob[V], Generic[M, V]):
 
 
 class QuerySetGetJob(_QuerySetJob[M, M]):
-    """Cache ``queryset.get(**lookup)``::
+    """Cache one object of a queryset.
+
+    ::
 
         user = QuerySetGetJob(User).get(username="bob")
 
@@ -160,14 +162,16 @@ class QuerySetGetJob(_QuerySetJob[M, M]):
     def _one(self, one: Call) -> Any:
         try:
             return self.fetch(**one.kwargs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it stands in the place of the value
             return error
 
 
 class QuerySetFilterJob(_QuerySetJob[M, list[M]]):
-    """Cache ``list(queryset.filter(**lookup))``::
+    """Cache the matching objects of a queryset, as a list.
 
-        staff = QuerySetFilterJob(User).filter(is_staff=True)
+    ::
+
+    staff = QuerySetFilterJob(User).filter(is_staff=True)
     """
 
     name = "async_cache.QuerySetFilterJob"

@@ -81,7 +81,7 @@ def _describe_manager(manager: Any) -> Spec:
         _refuse("the manager", "belongs to an instance or has no name on its model")
     if getattr(manager, "instance", None) is not None:
         _refuse(f"{model._meta.label}.{name}", "belongs to an instance")
-    return ("manager", model._meta.label, name, manager._db or "")
+    return ("manager", model._meta.label, name, getattr(manager, "_db", None) or "")
 
 
 def _describe_queryset(queryset: QuerySet[Any]) -> Spec:
@@ -93,7 +93,7 @@ def _describe_queryset(queryset: QuerySet[Any]) -> Spec:
         (query.combinator, "is combined with another"),
         (query.annotations, "is annotated"),
         (query.extra or query.extra_tables, "uses extra()"),
-        (queryset._iterable_class is not ModelIterable, "gives no model instances"),  # type: ignore[attr-defined]
+        (queryset._iterable_class is not ModelIterable, "gives no model instances"),
         (query.select_for_update, "locks rows"),
         (query.distinct_fields, "is distinct on fields"),
         (query.filter_is_sticky or query.group_by, "is grouped"),
@@ -109,7 +109,7 @@ def _describe_queryset(queryset: QuerySet[Any]) -> Spec:
     spec = (
         "queryset",
         label,
-        queryset._db or "",
+        getattr(queryset, "_db", None) or "",
         tuple(_filters(query.where, what)),
         _paths(query.select_related),
         tuple(prefetches),
@@ -127,7 +127,8 @@ def _describe_queryset(queryset: QuerySet[Any]) -> Spec:
 
 
 def _compiled(queryset: QuerySet[Any]) -> tuple[Any, ...]:
-    return queryset.query.get_compiler(queryset.db).as_sql()
+    compiled: tuple[Any, ...] = queryset.query.get_compiler(queryset.db).as_sql()
+    return compiled
 
 
 def _filters(where: WhereNode, what: str) -> list[tuple[str, Any]]:
