@@ -20,7 +20,6 @@ keep readers from taking what it wrote:
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, TypeGuard
 
@@ -37,8 +36,9 @@ from async_cache.leases import (
     queued_seconds,
     stray_fetch,
 )
-from async_cache.stores.base import Claim, Claimed, Commit, Handle, Level, Outcome, Store
+from async_cache.stores.base import Claim, Claimed, Commit, Level, Outcome
 from async_cache.stores.members import Members
+from async_cache.stores.primitives import PrimitiveStore, queue_of
 from async_cache.stores.touches import Touches
 
 __all__ = ["ValidatedStore"]
@@ -46,16 +46,12 @@ __all__ = ["ValidatedStore"]
 DONE_LIFE = 86_400.0
 
 
-def _queue(lease: str) -> str:
-    return lease + ".q"
-
-
 def _done(trace: str) -> str:
     return trace + ".d"
 
 
 def _slot(claim: Claim) -> str:
-    return claim.lease if claim.phase is Phase.FETCHING else _queue(claim.lease)
+    return claim.lease if claim.phase is Phase.FETCHING else queue_of(claim.lease)
 
 
 def _token(raw: object) -> bytes | None:
@@ -66,8 +62,8 @@ def _is_stamp(raw: object) -> TypeGuard[bytes]:
     return isinstance(raw, bytes) and len(raw) == STAMP_SIZE
 
 
-class ValidatedStore(Store):
-    """A store made of five primitives.
+class ValidatedStore(PrimitiveStore):
+    """Election and commit for a store made of five primitives.
 
     Args:
         stamp_life: Seconds that a stamp lives; no entry lives longer.
@@ -80,81 +76,14 @@ class ValidatedStore(Store):
         self._members = Members()
         self._touches = Touches()
 
-    # The primitives.
-
-    @abstractmethod
-    def get_many(self, names: Sequence[str]) -> dict[str, object]:
-        """Return what is there, read in this order."""
-
-    @abstractmethod
-    def set(self, name: str, value: bytes, seconds: float) -> None:
-        """Write blind."""
-
-    @abstractmethod
-    def add(self, name: str, value: bytes, seconds: float) -> bool:
-        """Write when nothing is there; atomic where `elects` is true."""
-
-    @abstractmethod
-    def touch(self, name: str, seconds: float) -> bool:
-        """Give a key a new timeout; False when it is gone."""
-
-    @abstractmethod
-    def delete_many(self, names: Sequence[str]) -> None:
-        """Delete, there or not."""
-
-    def set_many(self, values: dict[str, bytes], seconds: float) -> None:
-        """Write several blind, in any order."""
-        for name, value in values.items():
-            self.set(name, value, seconds)
-
-    # Reads.
-
-    def prepare(self, names: Sequence[str]) -> Handle:
-        return tuple(names)
-
-    def read(self, handle: Handle) -> list[bytes | None]:
-        found = self.get_many(handle)
-        return [self._bytes(found.get(name)) for name in handle]
-
-    def read_many(self, handles: Sequence[Handle]) -> list[list[bytes | None]]:
-        found = self.get_many(tuple(dict.fromkeys(name for names in handles for name in names)))
-        return [[self._bytes(found.get(name)) for name in names] for names in handles]
-
-    @staticmethod
-    def _bytes(raw: object) -> bytes | None:
-        # What somebody else stored under our key must not pass for a plain miss.
-        return raw if raw is None or isinstance(raw, bytes) else b""
-
-    def holders(self, leases: Sequence[str]) -> list[Lease | None]:
-        found = self._look((name, _queue(name)) for name in leases)
-        return [self._holder(found, name) for name in leases]
-
-    @staticmethod
-    def _holder(found: dict[str, object], lease: str) -> Lease | None:
-        return decode_lease(found.get(lease)) or decode_lease(found.get(_queue(lease)))
-
-    def _look(self, groups: Iterable[Iterable[str]]) -> dict[str, object]:
-        names = tuple(dict.fromkeys(name for group in groups for name in group))
-        return self.get_many(names) if names else {}
-
-    # Writes.
-
-    def put(self, items: Sequence[tuple[str, bytes, float]]) -> None:
-        for name, value, seconds in items:
-            self.set(name, value, seconds)
-
-    def remove(self, names: Sequence[str]) -> None:
-        if names:
-            self.delete_many(names)
-
     # Election.
 
     def claim(self, claims: Sequence[Claim]) -> list[Claimed]:
         answers: dict[int, Claimed] = {}
         tries: dict[int, Claim] = {}
         now = time.monotonic()
-        before = self._look(
-            (*c.stamps, c.lease, _queue(c.lease), c.trace, _done(c.trace), *c.reads)
+        before = self.look(
+            (*c.stamps, c.lease, queue_of(c.lease), c.trace, _done(c.trace), *c.reads)
             for c in claims
             if c.phase is Phase.QUEUED
         )
@@ -163,9 +92,11 @@ class ValidatedStore(Store):
                 c.members or c.lease, c.member, c.max_members, now
             )
             if full:
-                answers[i] = self._lost(c, self._look([(c.lease, _queue(c.lease), *c.reads)]), full)
+                answers[i] = self._lost(
+                    c, self.look([(c.lease, queue_of(c.lease), *c.reads)]), full
+                )
             elif c.phase is Phase.QUEUED and not may_take(
-                self._holder(before, c.lease), c.phase, c.token
+                self.holder_in(before, c.lease), c.phase, c.token
             ):
                 answers[i] = self._lost(c, before)
             else:
@@ -179,8 +110,8 @@ class ValidatedStore(Store):
         added = {i: self._add(c, before) for i, c in tries.items()}
         # Read after the election: an entry committed before it must be seen, and so must the
         # trace of whoever held the lease until now.
-        seen = before | self._look(
-            (*c.stamps, *c.reads, c.trace, _done(c.trace), c.lease, _queue(c.lease))
+        seen = before | self.look(
+            (*c.stamps, *c.reads, c.trace, _done(c.trace), c.lease, queue_of(c.lease))
             for i, c in tries.items()
             if c.phase is Phase.FETCHING or not added[i]
         )
@@ -189,19 +120,19 @@ class ValidatedStore(Store):
                 answers[i] = self._lost(c, seen)
                 del tries[i]
         attempts = self._leave_traces(tries, seen)
-        after = self._look(
-            (*c.stamps, *(c.reads if c.phase is Phase.QUEUED else ()), _queue(c.lease), c.lease)
+        after = self.look(
+            (*c.stamps, *(c.reads if c.phase is Phase.QUEUED else ()), queue_of(c.lease), c.lease)
             for c in tries.values()
         )
-        seen.update(dict.fromkeys(n for c in tries.values() for n in (c.lease, _queue(c.lease))))
+        seen.update(dict.fromkeys(n for c in tries.values() for n in (c.lease, queue_of(c.lease))))
         seen.update(after)
         for i, c in tries.items():
-            held = self._holder(seen, c.lease)
+            held = self.holder_in(seen, c.lease)
             if held is None or held.token != c.token or held.phase < c.phase:
                 answers[i] = self._lost(c, seen)
                 continue
             stamps = tuple(self._stamp(after.get(name)) for name in c.stamps)
-            values = tuple(self._bytes(seen.get(name)) for name in c.reads)
+            values = tuple(self.as_bytes(seen.get(name)) for name in c.reads)
             answers[i] = Claimed(True, held, attempts[i], stamps, values)
         vain = [c for i, c in tries.items() if not answers[i].won]
         if vain:
@@ -267,15 +198,15 @@ class ValidatedStore(Store):
         return raw if _is_stamp(raw) else new_stamp()
 
     def _lost(self, claim: Claim, seen: dict[str, object], full: bool = False) -> Claimed:
-        values = tuple(self._bytes(seen.get(name)) for name in claim.reads)
-        held = self._holder(seen, claim.lease)
+        values = tuple(self.as_bytes(seen.get(name)) for name in claim.reads)
+        held = self.holder_in(seen, claim.lease)
         return Claimed(False, held, held.attempts if held else 0, (), values, full)
 
     # What follows a fetch.
 
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         # The lease last: what is compared before it was still true while we held it.
-        seen = self._look(
+        seen = self.look(
             (*(name for name, _ in c.expect), *(() if c.lease is None else (c.lease,)))
             for c in commits
         )
@@ -330,11 +261,11 @@ class ValidatedStore(Store):
         # First the word that we are done: whoever wins the lease must not take us for a straggler.
         if ended:
             self.set_many({_done(c.trace): c.token for c in ended}, DONE_LIFE)
-        leases = [n for c in ours if c.lease is not None for n in (c.lease, _queue(c.lease))]
+        leases = [n for c in ours if c.lease is not None for n in (c.lease, queue_of(c.lease))]
         self.remove([*removes, *leases])
 
     def renew(self, leases: Sequence[tuple[str, bytes, float]]) -> list[bool]:
-        seen = self._look([[name for name, _, _ in leases]])
+        seen = self.look([[name for name, _, _ in leases]])
         held = [decode_lease(seen.get(name)) for name, _, _ in leases]
         return [
             lease is not None and lease.token == token and self.touch(name, seconds)
@@ -342,12 +273,12 @@ class ValidatedStore(Store):
         ]
 
     def release(self, leases: Sequence[tuple[str, bytes, str]]) -> None:
-        seen = self._look((name, _queue(name)) for name, _, _ in leases)
+        seen = self.look((name, queue_of(name)) for name, _, _ in leases)
         if leases:
             self.set_many({_done(trace): token for _, token, trace in leases}, DONE_LIFE)
         ours: list[str] = []
         for name, token, _ in leases:
-            for slot in (name, _queue(name)):
+            for slot in (name, queue_of(name)):
                 held = decode_lease(seen.get(slot))
                 if held is not None and held.token == token:
                     ours.append(slot)
