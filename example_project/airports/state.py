@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from async_cache import Explanation
+
 from .reads import Answer, Read
 
 
-def state_of(read: Read) -> Any:
+def state_of(read: Read) -> Explanation:
     """Return the explanation of a read."""
-    return read.job.explain(**read.call)
+    explanation: Explanation = read.job.explain(**read.call)
+    return explanation
 
 
-def as_json(read: Read, state: Any, answers: Sequence[Answer]) -> dict[str, Any]:
+def as_json(read: Read, state: Explanation, answers: Sequence[Answer]) -> dict[str, Any]:
     """Return the state of a read for the script of the pages."""
     return {
         "address": read.address,
@@ -25,7 +28,8 @@ def as_json(read: Read, state: Any, answers: Sequence[Answer]) -> dict[str, Any]
         "state": state.status.name.lower(),
         "reason": state.reason,
         "age": state.age,
-        "error": str(state.error or ""),
+        "refresh": state.refresh or "",
+        "error": error_of(state),
         "reads": [
             {
                 "state": answer.state,
@@ -36,3 +40,14 @@ def as_json(read: Read, state: Any, answers: Sequence[Answer]) -> dict[str, Any]
             for answer in answers
         ],
     }
+
+
+def error_of(state: Explanation) -> str:
+    """Describe the failed fetches since the last good one; empty when there are none."""
+    if not state.failures:
+        return ""
+    times = "" if state.failures == 1 else f", {state.failures} times in a row"
+    again = (
+        f"; tried again in {state.retry_after:.0f} s at the earliest" if state.retry_after else ""
+    )
+    return f"{state.last_error}{times}{again}"

@@ -87,9 +87,10 @@ def check_url(url: str) -> None:
         with contextlib.closing(client(url)) as connection:
             connection.ping()
     except (redis.RedisError, OSError, ValueError) as error:
+        reason = str(error).rstrip(".")
         raise DemoError(
-            f"REDIS_URL is set, but its server does not answer: {str(error).rstrip('.')}. Start it, "
-            "or unset REDIS_URL to let the demo start one of its own."
+            f"REDIS_URL is set, but its server does not answer: {reason}. Start it, or unset "
+            "REDIS_URL to let the demo start one of its own."
         ) from error
 
 

@@ -176,7 +176,7 @@ class Check:
         self.stale(address, value, "read after the failure", self.state(address)["error"][:60])
         control(self.stage.upstream, delay=0.2, failing=False)
         self.again(address, "the source to be asked again after its failure")
-        self.step("the source works again", "fresh", None, "the worker tried again by itself")
+        self.step("the source works again", "fresh", None, "the worker tried again")
 
     def again(self, address: str, what: str) -> None:
         """Read, as visitors would, until the state is fresh."""
@@ -212,7 +212,8 @@ class Check:
         try:
             self.supervisor.wait(what, _paced(ready, pause), timeout)
         except DemoError as error:
-            raise CheckFailed(str(error)) from error
+            # The logs follow in any case: the first line says what was waited for.
+            raise CheckFailed(str(error).splitlines()[0]) from error
 
     def step(self, what: str, state: str, seconds: float | None, note: str) -> None:
         """Add a line to the table."""

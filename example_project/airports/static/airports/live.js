@@ -40,8 +40,8 @@ function showPanel(panel) {
     badge.className = "badge " + now.state;
     field("reason").textContent = now.reason;
     field("age").textContent = age(now.age);
-    field("flight").textContent = now.flight || "none in flight";
-    field("flight").className = now.flight ? "flight" : "";
+    field("refresh").textContent = now.refresh || "none under way";
+    field("refresh").className = now.refresh ? "busy" : "";
     field("error").textContent = now.error || "none";
     const again = panel.querySelector("a.button");
     if (was === "stale" && now.state === "fresh") {
@@ -49,7 +49,7 @@ function showPanel(panel) {
       again.classList.add("new");
     }
     was = now.state;
-    return Boolean(now.flight);
+    return Boolean(now.refresh);
   });
 }
 
@@ -59,7 +59,7 @@ function showLive(table) {
   poll(table.dataset.live, (answer) => {
     empty.hidden = answer.rows.length > 0;
     body.replaceChildren(...answer.rows.map(liveRow));
-    return answer.rows.some((row) => row.flight);
+    return answer.rows.some((row) => row.refresh);
   });
   body.addEventListener("click", (event) => {
     const { address, verb } = event.target.dataset;
@@ -91,7 +91,7 @@ function liveRow(row) {
     state,
     element("td", row.reason),
     element("td", age(row.age), "number"),
-    element("td", row.flight, "flight"),
+    element("td", row.refresh, "busy"),
     element("td", row.error),
     reads,
     buttons,
