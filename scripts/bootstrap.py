@@ -60,13 +60,13 @@ def create(venv: Path, python: str = sys.executable) -> None:
     if python == sys.executable:
         ensure_venv_module()
     run(python, "-m", "venv", "--clear", str(venv))
-    run(str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--upgrade", PIP)
+    run(str(venv / "bin" / "python"), "-m", "pip", "install", "-qq", "--upgrade", PIP)
 
 
 def install(venv: Path, groups: Sequence[str], extra: Sequence[str] = ()) -> None:
     """Install the package, editable, with dependency groups and further requirements."""
     options = [f"--group={group}" for group in groups]
-    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "-qq"]
     run(*pip, "--upgrade", PIP)
     run(*pip, "--editable", str(ROOT), *options, *extra)
 

@@ -52,7 +52,7 @@ KINDS = {
 
 def install_wheel(group: str) -> None:
     """Install a dependency group into this Python's environment; it may not exist for it."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--only-binary=:all:"]
     subprocess.run([*pip, f"--group={group}"], cwd=ROOT, check=False)
 
 

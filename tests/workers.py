@@ -124,6 +124,7 @@ class WorkerProcess:
             "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "tests.settings"),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self.directory),  # a killed pool leaves its files; they go with ours
             "TEST_DIRECTORY": str(settings.DIRECTORY),
             "TEST_SETTINGS": json.dumps(given),
         }
