@@ -278,8 +278,10 @@ class ValidatedStore(PrimitiveStore):
             self.set_many({_done(trace): token for _, token, trace in leases}, DONE_LIFE)
         ours: list[str] = []
         for name, token, _ in leases:
-            for slot in (name, queue_of(name)):
-                held = decode_lease(seen.get(slot))
-                if held is not None and held.token == token:
-                    ours.append(slot)
+            fetching, queued = (decode_lease(seen.get(slot)) for slot in (name, queue_of(name)))
+            if fetching is not None and fetching.token == token:
+                # The queued lease that it took over ends with it.
+                ours += [name, queue_of(name)]
+            elif queued is not None and queued.token == token:
+                ours.append(queue_of(name))
         self.remove(ours)

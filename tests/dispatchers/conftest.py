@@ -37,19 +37,22 @@ def _fresh() -> Iterator[None]:
     guards.forget()
 
 
+@pytest.fixture(scope="module")
+def worker() -> Iterator[None]:
+    """Run a Celery worker in a thread of this process, over a broker in its memory."""
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=10):
+        yield
+
+
 @pytest.fixture(params=NAMES)
 def dispatcher(request: pytest.FixtureRequest, settings: Any) -> Iterator[Dispatcher]:
     """Make each dispatcher in turn the project's, with a worker where it needs one."""
     name, _, mode = request.param.partition(" ")
     settings.ASYNC_CACHE = {"DISPATCHER": name}
     app.conf.task_always_eager = mode == "eager"
-    try:
-        found = get_dispatcher(name)
-        if found.needs_worker and name == "celery":
-            with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=10):
-                yield found
-        else:
-            yield found
-    finally:
-        app.conf.task_always_eager = False
-        found.close()
+    found = get_dispatcher(name)
+    if name == "celery" and found.needs_worker:
+        request.getfixturevalue("worker")
+    yield found
+    app.conf.task_always_eager = False
+    found.close()

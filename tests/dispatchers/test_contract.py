@@ -61,8 +61,8 @@ def test_a_failing_fetch_is_raised_to_nobody_and_keeps_the_value(dispatcher: Dis
         eventually(lambda: events)
     assert events[0]["error_type"] == "ZeroDivisionError"
     assert stored(job, "ann") == "ann 1"
-    explanation = eventually(lambda: (e := job.explain("ann")).lease is None and e)
-    assert explanation.error_type == "ZeroDivisionError"
+    explanation = eventually(lambda: (e := job.explain("ann")).refresh is None and e)
+    assert explanation.last_error == "ZeroDivisionError"
     # The worker goes on with others.
     other = jobs.Counting()
     other.get("eve")
