@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections import defaultdict
@@ -134,6 +135,13 @@ def test_one_two_true_and_text_are_different_keys() -> None:
     assert len(set(forms)) == len(forms)
     nested = [canonical(({"x": (value,)},)) for value in (1, "1", True, 1.0)]
     assert len(set(nested)) == len(nested)
+
+
+def test_every_nan_is_one() -> None:
+    other = struct.unpack(">d", bytes.fromhex("fff8000000000001"))[0]
+    assert other != other
+    assert canonical(other) == canonical(float("nan"))
+    assert canonical(complex(0, other)) == canonical(complex(0, float("nan")))
 
 
 def test_separators_inside_text_are_only_text() -> None:

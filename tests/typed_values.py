@@ -82,7 +82,7 @@ PARIS = ZoneInfo("Europe/Paris")
 NOON = datetime(2024, 10, 27, 2, 30)
 
 SCALARS: list[Any] = [
-    *(None, True, False, 0, 1, 2, -1, 12, 255, 2**64, -(2**70), 2**5000),
+    *(None, True, False, 0, 1, 2, -1, 12, 255, 2**64, -(2**70), 2**20000),
     *(0.0, -0.0, 1.0, 2.0, -1.0, 0.1, math.nan, math.inf, -math.inf, 1j, 1 + 0j),
     *("", "a", "b", "ab", "a:b", "1", "1.0", "True", "None", "i1;", "s1:a", "é", "e\u0301", "\0"),
     *("\ud83d\ude00", "\U0001f600", "red", "small", "RED", "x" * 300),
