@@ -64,7 +64,7 @@ def _encode_lazy_object(value: Any) -> object:
 
 @encode_argument.register
 def _encode_promise(value: Promise) -> str:
-    # What pickle would store is a function, its two kinds of arguments, and the types of its result.
+    # Pickle would store a function, its two kinds of arguments, and the types of its result.
     # A plural without its number has something else there: its text is not known yet.
     results = value.__reduce__()[1][3:]
     if not results or any(result not in _TEXT for result in results):

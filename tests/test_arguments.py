@@ -134,7 +134,7 @@ def test_a_composite_primary_key() -> None:
 
     with connection.cursor() as cursor:
         cursor.execute(
-            "CREATE TABLE library_seat (bank varchar(1), number integer, PRIMARY KEY (bank, number))"
+            "CREATE TABLE library_seat (bank char(1), number integer, PRIMARY KEY (bank, number))"
         )
     seats = [Seat._default_manager.create(bank="a", number=number) for number in (1, 2)]
     assert canonical(seats[0]) != canonical(seats[1])
