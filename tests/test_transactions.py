@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import threading
 import time
@@ -404,6 +405,32 @@ def test_a_rollback_frees_what_was_held_at_once() -> None:
 
 
 @transactional
+def test_a_newer_value_frees_the_one_it_replaces() -> None:
+    with transaction.atomic():
+        payload = Payload()
+        seen = weakref.ref(payload)
+        transactions.hold("k", payload)
+        del payload
+        transactions.hold("k", b"2")
+        assert seen() is None
+        assert transactions.held("k") == b"2"
+
+
+@transactional
+def test_a_copy_of_the_hooks_keeps_no_record_alive() -> None:
+    """Django's list decides, not who else refers to what was in it."""
+    with transaction.atomic():
+        with undone():
+            transactions.hold("k", b"1")
+            transactions.note_invalidated(["n"])
+            copy = list(connection.run_on_commit)
+        assert len(copy) == 2
+        assert not transactions.active()
+        assert transactions.held("k") is MISSING
+        assert not transactions.is_invalidated(["n"])
+
+
+@transactional
 def test_a_closed_connection_ends_everything(ran: list[str]) -> None:
     with transaction.atomic():
         now().on_commit(lambda: ran.append("before"))
@@ -697,6 +724,17 @@ def test_a_coroutine_beneath_a_transaction_sees_its_records(call: Callable[..., 
             assert call(look)() == (True, b"2", True)
         assert call(look)() == (True, b"1", True)
     assert call(look)() == (False, MISSING, False)
+
+
+@transactional
+def test_a_coroutine_that_sees_nothing_hides_nothing_from_its_thread() -> None:
+    async def look() -> bool:
+        return transactions.active()
+
+    with transaction.atomic():
+        transactions.note_invalidated(["n"])
+        assert not contextvars.Context().run(asyncio.run, look())
+        assert transactions.is_invalidated(["n"])
 
 
 @transactional
