@@ -3,9 +3,9 @@
 It answers after `delay` seconds, or fails after `delay` seconds when told to. The weather is made
 up from the airport's code and the number of the reading, so each answer differs from the last.
 
-    GET  /weather/AKL     one reading
-    GET  /control         how the service behaves and how often it was asked
-    POST /control         {"delay": 3, "failing": false}
+    GET  /weather/AKL,HND   a list of readings, one for each code, in one slow answer
+    GET  /control           how the service behaves and how often it was asked
+    POST /control           {"delay": 3, "failing": false}
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -24,6 +25,7 @@ from typing import Any, cast
 
 MAX_DELAY = 10.0
 MAX_BODY = 1024
+MAX_CODES = 100
 SKIES = ("clear", "few clouds", "broken clouds", "overcast", "light rain", "rain", "fog")
 
 
@@ -38,6 +40,7 @@ class Behaviour:
     delay: float = 3.0
     failing: bool = False
     requests: int = 0
+    readings: int = 0
 
 
 class Station:
@@ -73,16 +76,21 @@ class Station:
         with self._lock:
             return Behaviour(**asdict(self._behaviour))
 
-    def read(self, code: str) -> dict[str, Any] | None:
-        """Take a reading, slowly. None when the service is told to fail."""
+    def read(self, codes: Sequence[str]) -> list[dict[str, Any]] | None:
+        """Take a reading for each code, slowly. None when the service is told to fail."""
         with self._lock:
             self._behaviour.requests += 1
-            number = self._behaviour.requests
+            first = self._behaviour.readings + 1
+            self._behaviour.readings += len(codes)
             delay = self._behaviour.delay
         time.sleep(delay)
         if self.look().failing:
             return None
-        return {"code": code, **make_up(code, number), "measured_at": datetime.now(UTC).isoformat()}
+        now = datetime.now(UTC).isoformat()
+        return [
+            {"code": code, **make_up(code, number), "measured_at": now}
+            for number, code in enumerate(codes, first)
+        ]
 
 
 def make_up(code: str, number: int) -> dict[str, Any]:
@@ -112,11 +120,15 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/control":
             self.answer(HTTPStatus.OK, asdict(self.station.look()))
         elif self.path.startswith("/weather/"):
-            reading = self.station.read(self.path.removeprefix("/weather/"))
-            if reading is None:
+            codes = self.path.removeprefix("/weather/").split(",")
+            if len(codes) > MAX_CODES:
+                self.answer(HTTPStatus.BAD_REQUEST, {"error": f"at most {MAX_CODES} codes"})
+                return
+            readings = self.station.read(codes)
+            if readings is None:
                 self.answer(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "told to fail"})
             else:
-                self.answer(HTTPStatus.OK, reading)
+                self.answer(HTTPStatus.OK, {"readings": readings})
         else:
             self.answer(HTTPStatus.NOT_FOUND, {"error": "no such address"})
 

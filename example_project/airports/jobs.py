@@ -6,18 +6,17 @@ so a job defined here is known to both.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 from django.db.models import Avg, Count, Max
 
 from async_cache import AsyncCacheJob, QuerySetFilterJob, QuerySetGetJob, cached
+from async_cache.keys import Call
 
 from .models import Airport, Country
-from .upstream import address
+from .upstream import ask_for_weather
 
 EARTH_RADIUS = 6371.0  # km
 
@@ -38,11 +37,11 @@ class AirportWeather(AsyncCacheJob[dict[str, Any]]):
 
     def fetch(self, code: str) -> dict[str, Any]:
         """Ask the weather service. An error keeps the stored value and is tried again later."""
-        with urllib.request.urlopen(f"{address()}/weather/{code}", timeout=12) as answer:
-            reading: dict[str, Any] = json.load(answer)
-        # Who ran this fetch, so that the pages can show it: the worker or the web server.
-        reading["fetched_by"] = os.getpid()
-        return reading
+        return ask_for_weather([code])[0]
+
+    def fetch_many(self, calls: Sequence[Call]) -> list[dict[str, Any]]:
+        """Ask once for several airports. Optional: it lets `get_many` and the worker batch."""
+        return ask_for_weather([call.args[0] for call in calls])
 
 
 # Reads of the ORM need no subclass: give the job a model, or a queryset that says what to join.

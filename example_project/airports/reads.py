@@ -6,9 +6,10 @@ done; here each read is timed and its state looked up, so that a person can watc
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 from async_cache import AsyncCacheError
 
 from .jobs import AirportWeather, airport_by_code, airports_where, country_table, remotest_airports
-from .models import Airport
 
 REMOTEST = 15
 HISTORY = 8  # timed reads kept for each read
@@ -114,16 +114,19 @@ def ask(read: Read) -> Answer:
     return history.note(read, state, started, value, error)
 
 
-async def aask(read: Read) -> Answer:
-    """Do a read on the event loop and time it."""
-    state = (await read.job.aexplain(**read.call)).status.name.lower()
-    value, error = None, ""
+async def ask_all(reads: Sequence[Read]) -> list[Answer]:
+    """Do several reads of one job at the same time, on the event loop, and time them."""
+    job = reads[0].job
+    states = await asyncio.gather(*(job.aexplain(**read.call) for read in reads))
     started = time.perf_counter()
-    try:
-        value = await read.job.aget(**read.call)
-    except (AsyncCacheError, OSError) as problem:
-        error = f"{type(problem).__name__}: {problem}"
-    return history.note(read, state, started, value, error)
+    values = await job.aget_many([dict(read.call) for read in reads])
+    answers = []
+    for read, state, value in zip(reads, states, values, strict=True):
+        failed = isinstance(value, Exception)
+        error = f"{type(value).__name__}: {value}" if failed else ""
+        name = state.status.name.lower()
+        answers.append(history.note(read, name, started, None if failed else value, error))
+    return answers
 
 
 class History:
@@ -161,6 +164,3 @@ class History:
 
 
 history = History()
-
-# `Airport.DoesNotExist` is an answer like any other: see the detail page.
-MissingAirport = Airport.DoesNotExist

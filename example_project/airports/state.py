@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,6 @@ def error_of(state: Explanation) -> str:
     if not state.failures:
         return ""
     times = "" if state.failures == 1 else f", {state.failures} times in a row"
-    again = (
-        f"; tried again in {state.retry_after:.0f} s at the earliest" if state.retry_after else ""
-    )
+    wait = math.ceil(state.retry_after)
+    again = f"; not asked again for {wait} s" if wait else ""
     return f"{state.last_error}{times}{again}"

@@ -1,10 +1,12 @@
-"""Ask and tell the weather service how it behaves."""
+"""Talk to the weather service: ask for weather, and tell it how to behave."""
 
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
@@ -18,6 +20,16 @@ def address() -> str:
     """Where the service is."""
     url: str = settings.UPSTREAM_URL  # type: ignore[misc]  # of demo_site/settings.py
     return url
+
+
+def ask_for_weather(codes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one reading for each code. This takes as long as the service likes."""
+    with urllib.request.urlopen(f"{address()}/weather/{','.join(codes)}", timeout=12) as answer:
+        readings: list[dict[str, Any]] = json.load(answer)["readings"]
+    for reading in readings:
+        # Who asked, so that the pages can show it: the worker or the web server.
+        reading["fetched_by"] = os.getpid()
+    return readings
 
 
 def control(**behaviour: Any) -> dict[str, Any]:

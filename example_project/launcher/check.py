@@ -105,6 +105,7 @@ class Check:
         self.fresh("weather/KEF", first["value"], "second read", "from the cache")
         self.goes_stale("weather/KEF", first["value"])
         self.refreshed("weather/KEF", first["value"])
+        self.board()
         self.source_fails("weather/KEF")
         self.database_list()
         self.pages()
@@ -164,6 +165,21 @@ class Check:
         expect(seconds < MOMENT, f"a read after the refresh took {seconds:.3f} s")
         self.step("behind the requests", "", took, "the worker fetched a new value")
         self.step("read after the refresh", "fresh", seconds, "the new value")
+
+    def board(self) -> None:
+        """The async view: nothing stored, six airports, one request to the source."""
+        asked = control(self.stage.upstream, delay=1.0)["requests"]
+        for what, state, least, most in (
+            ("async view", "miss", 0.9, 1.0 + MOMENT * 2),
+            ("async view again", "fresh", 0.0, MOMENT),
+        ):
+            started = time.monotonic()
+            self.browser.get("/board/")
+            seconds = time.monotonic() - started
+            expect(least <= seconds < most, f"the {what} took {seconds:.3f} s")
+            self.step(what, state, seconds, "six airports")
+        times = control(self.stage.upstream)["requests"] - asked
+        expect(times == 1, f"the source was asked {times} times for six airports, not once")
 
     def source_fails(self, address: str) -> None:
         """A source that fails: readers keep the stored value, and the error can be seen."""

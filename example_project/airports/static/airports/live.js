@@ -70,12 +70,14 @@ function showLive(table) {
 function liveRow(row) {
   const made = element("tr");
   const read = element("td", row.title);
-  read.append(element("div", row.job, "hint"));
+  const job = element("div", row.job.split(":")[0].split(".").pop(), "hint");
+  job.title = row.job;
+  read.append(job);
   const state = element("td");
   state.append(element("span", row.state, "badge " + row.state));
   const reads = element("td");
   for (const past of row.reads.slice(0, 4)) {
-    reads.append(element("div", `${past.state} ${took(past.milliseconds)}`));
+    reads.append(element("div", `${past.state} ${took(past.milliseconds)}`, "number"));
   }
   const buttons = element("td");
   const group = element("div", undefined, "actions");
