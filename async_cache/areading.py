@@ -34,8 +34,9 @@ async def aget(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any
         raws = await runtime.async_store.read(address.handle)
         if raws[0] is not None:
             header = open_entry(raws[0], address.opener)
-            if header.meta and header.tags != address.tags:
-                address.learn(header.tags)
+            tags = header.tags if header.meta != address.meta else address.tags
+            if tags != address.tags:
+                address.learn(tags, header.meta)
                 raws = [raws[0], *(await runtime.async_store.read(address.handle))[1:]]
         judged = judge(runtime, address, raws)
     except EntryRejected as error:

@@ -94,4 +94,12 @@ class EntryRejected(AsyncCacheError):
 
 
 class MessageRejected(AsyncCacheError):
-    """A message does not open: forged, corrupt, expired or of another version."""
+    """A message does not open: forged, corrupt, expired or of another version.
+
+    Attributes:
+        reason: ``"forged"``, ``"expired"`` or ``"malformed"``, as `refresh_dropped` announces it.
+    """
+
+    def __init__(self, message: str, *, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -143,15 +143,18 @@ def open_message(text: object, ring: KeyRing, now: float | None = None) -> Refre
         django.db.Error: The database does not answer.
     """
     if not isinstance(text, str) or len(text) > MAX_MESSAGE_SIZE or not text.isascii():
-        raise MessageRejected("The message is no text, is too large, or is not ours.")
+        raise MessageRejected(
+            "The message is no text, is too large, or is not ours.", reason="forged"
+        )
     match = _SEALED.fullmatch(text)
     if match is None:
-        raise MessageRejected("The message has another format, or is damaged.")
+        raise MessageRejected("The message has another format, or is damaged.", reason="forged")
     mac, body = match.groups()
     if not ring.verify(body.encode("ascii"), bytes.fromhex(mac), _PURPOSE):
         raise MessageRejected(
             "The seal of the message does not fit: it was altered, or sender and worker have "
-            "different SECRET_KEYs (see SECRET_KEY_FALLBACKS)."
+            "different SECRET_KEYs (see SECRET_KEY_FALLBACKS).",
+            reason="forged",
         )
     try:
         return _open(json.loads(body), now)
@@ -162,7 +165,7 @@ def open_message(text: object, ring: KeyRing, now: float | None = None) -> Refre
 def _open(data: dict[str, Any], now: float | None) -> RefreshMessage:
     expires = data["expires_at"]
     if now is not None and expires is not None and expires < now:
-        raise MessageRejected(f"The message of {data['job']} has expired.")
+        raise MessageRejected(f"The message of {data['job']} has expired.", reason="expired")
     rows = Rows()
     want_rows(data["constructor"], rows)
     want_rows(data["options"], rows)

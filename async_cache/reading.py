@@ -42,7 +42,7 @@ def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
         raw = raws[0]
         if raw is not None:
             header = open_entry(raw, address.opener)
-            if header.meta and header.tags != address.tags:
+            if header.meta != address.meta:
                 raws = _reread(runtime, address, header, raws)
             decision = decide(
                 header,
@@ -72,7 +72,11 @@ def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
 
 def _reread(runtime: Runtime, address: Address, header: Header, raws: Raws) -> Raws:
     """Read again with the stamps of the tags that the entry names, and the first read did not."""
-    address.learn(header.tags)
+    tags = header.tags
+    known = tags == address.tags
+    address.learn(tags, header.meta)
+    if known:
+        return raws
     again = runtime.store.read(address.handle)
     # Another entry may have come meanwhile: the first is judged by the stamps in force now.
     return [raws[0], *again[1:]]
@@ -150,7 +154,7 @@ def judge(runtime: Runtime, address: Address, raws: Raws) -> tuple[Header, Any, 
         return None
     try:
         header = open_entry(raw, address.opener)
-        if header.meta and header.tags != address.tags:
+        if header.meta != address.meta:
             raws = _reread(runtime, address, header, raws)
         decision = decide(header, raws[1:], clock.now())
         if invalidation.unconfirmed:

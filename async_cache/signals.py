@@ -20,7 +20,8 @@ refresh_failed         ``job, key, seconds, error, error_type, retry_after``: th
 refresh_refused        ``job, key, reason``: fetched, not stored. ``"lost"`` the lease is another's,
                        ``"overtaken"`` a delete or set came during the fetch, ``"full"`` max_keys.
 refresh_dropped        ``job, key, reason``: a message was not acted upon. ``"unknown"`` job,
-                       ``"forged"``, ``"expired"``, ``"fresh"`` already, ``"held"`` by another.
+                       ``"forged"``, ``"malformed"``, ``"expired"``, ``"gone"`` its arguments,
+                       ``"fresh"`` already, ``"held"`` by another.
 refresh_unanswered     ``job, key, attempts``: dispatched again, since ``attempts`` dispatches
                        before it got no answer within their grace.
 refresh_coalesced      ``job, key``: not started because one is in flight.

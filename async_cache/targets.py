@@ -76,6 +76,7 @@ class Address:
         entry, lease, trace, failure, hard, soft: Cache keys.
         static_tags: Tags known before the fetch.
         tags: Tags of the entry last seen; they may include some that the fetch decided.
+        meta: The part of that entry's header that names them, so that a hit need not decode it.
         handle: Prepared read of the entry, its stamps and its tags' stamps.
         opener: Opens the entry's seal.
     """
@@ -90,6 +91,7 @@ class Address:
         "handle",
         "hard",
         "lease",
+        "meta",
         "opener",
         "soft",
         "static_tags",
@@ -115,8 +117,9 @@ class Address:
         self.handle: Handle = None
         self.learn(self.static_tags)
 
-    def learn(self, tags: tuple[str, ...]) -> None:
-        """Remember the tags whose stamps the next read must bring."""
+    def learn(self, tags: tuple[str, ...], meta: bytes = b"") -> None:
+        """Remember the tags whose stamps the next read must bring, and the bytes that name them."""
+        self.meta = meta
         if self.handle is None or tags != self.tags:
             self.handle = self._runtime.store.prepare([self.entry, *self.stamp_names(tags)])
             self.tags = tags
@@ -341,7 +344,7 @@ class Runtime:
             constructor=self.constructor,
             items=tuple(items),
             context=context,
-            options=_portable(self.keywords),
+            options=self.keywords,
             enqueued_at=now,
             expires_at=expires_at,
         )
@@ -457,13 +460,3 @@ def _bounded(kept: dict[Any, Address]) -> dict[Any, Address]:
         for key in list(kept)[: MAX_ADDRESSES // 2]:
             kept.pop(key, None)
     return kept
-
-
-def _portable(keywords: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return constructor options in a form that a message carries: exceptions by their path."""
-    if "negative" not in keywords:
-        return keywords
-    kinds = keywords["negative"]
-    kinds = (kinds,) if isinstance(kinds, type) else kinds
-    paths = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
-    return {**keywords, "negative": paths}

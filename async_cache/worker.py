@@ -34,13 +34,8 @@ def run_sealed(text: str) -> dict[str, int]:
         How many calls came to which end.
     """
     try:
-        message = open_message(text, get_ring())
-    except MessageRejected:
-        announce(refresh_dropped, job="", key="", reason="forged")
+        message = open_message(text, get_ring(), clock.now())
+    except MessageRejected as error:
+        announce(refresh_dropped, job="", key="", reason=error.reason)
         return {"dropped": 1}
-    expires_at = message.expires_at
-    if expires_at is not None and expires_at < clock.now():
-        for item in message.items:
-            announce(refresh_dropped, job=message.job, key=item.digest, reason="expired")
-        return {"dropped": len(message.items)}
     return run_message(message)

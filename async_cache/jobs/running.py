@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-from django.utils.module_loading import import_string
 
 from async_cache import signals, vary
 from async_cache.effects import run
@@ -32,10 +29,9 @@ def run_message(message: RefreshMessage) -> list[State]:
     """
     try:
         runtime = _runtime(message)
-    except UnknownJob as error:
+    except UnknownJob:
         for item in message.items:
             announce(signals.refresh_dropped, job=message.job, key=item.digest, reason="unknown")
-        signals.logger.warning("A refresh was dropped: %s", error)
         return []
     # Keys, tenants and languages are those of the reader, from the first address on.
     with vary.activate(message.context):
@@ -45,6 +41,10 @@ def run_message(message: RefreshMessage) -> list[State]:
             # The message's token names the task; what follows tells two deliveries apart.
             token = item.token + new_token()[:4]
             attempts.append(Attempt(address, token, item.entry_id))
+        if message.lost:
+            _give_up(runtime, message)
+        if not attempts:
+            return []
         run(refresh(runtime, attempts, Purpose.RENEW))
         for attempt in attempts:
             if attempt.state is State.FOUND:
@@ -56,14 +56,22 @@ def run_message(message: RefreshMessage) -> list[State]:
 
 def _runtime(message: RefreshMessage) -> Runtime:
     job = get_job(message.job)
-    made: Any = job(
-        *message.constructor.args, **message.constructor.kwargs, **_options(message.options)
-    )
+    made: Any = job(*message.constructor.args, **message.constructor.kwargs, **message.options)
     runtime: Runtime = made._runtime
     return runtime
 
 
-def _options(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    if "negative" not in options:
-        return options
-    return {**options, "negative": tuple(import_string(path) for path in options["negative"])}
+def _give_up(runtime: Runtime, message: RefreshMessage) -> None:
+    """Give back the leases of calls whose arguments are gone: a row that was deleted meanwhile."""
+    keys = runtime.keyspace
+    runtime.store.release(
+        [(keys.lease(lost.digest), lost.token, keys.trace(lost.digest)) for lost in message.lost]
+    )
+    for lost in message.lost:
+        announce(
+            signals.refresh_dropped,
+            sender=runtime.job_class,
+            job=runtime.name,
+            key=lost.digest,
+            reason="gone",
+        )
