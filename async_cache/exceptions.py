@@ -4,7 +4,7 @@
 
     AsyncCacheError
     ├── ConfigurationError      (also ImproperlyConfigured)  a setting, option or class is wrong
-    ├── UnkeyableArgument       (also TypeError, RuntimeError)  an argument has no canonical form
+    ├── UnkeyableArgument       (also TypeError, RuntimeError)  an argument has no form in a key
     ├── UnstorableValue         (also ValueError)  a value cannot be stored
     ├── FetchUnavailable        no value can be had now: another's fetch runs, or the last one failed
     ├── FetchTimeout            (also TimeoutError)  a fetch ran past its ``fetch_timeout``
@@ -30,8 +30,8 @@ __all__ = [
     "MessageRejected",
     "RecursiveFetch",
     "StoreUnavailable",
-    "UnknownJob",
     "UnkeyableArgument",
+    "UnknownJob",
     "UnstorableValue",
 ]
 
