@@ -69,10 +69,10 @@ types: $(STAMPS)/lint ## Types (mypy --strict)
 imports: $(STAMPS)/lint ## Which module may import which (import-linter)
 	@$(VENV)/bin/lint-imports
 migrations: $(STAMPS)/lint ## No model without its migration
-	@$(RUN) -m django makemigrations --check --dry-run --settings tests.settings
+	@$(RUN) -m django makemigrations --check --dry-run --skip-checks --settings tests.settings
 package: $(STAMPS)/lint ## Build the distributions and check their metadata
-	@rm -rf dist && $(RUN) -m build --outdir dist . >/dev/null && \
-		$(RUN) -m twine check --strict dist/*
+	@rm -rf dist; output=$$($(RUN) -m build --outdir dist . 2>&1) || { echo "$$output"; exit 1; }
+	@$(RUN) -m twine check --strict dist/*
 
 ##@ Besides
 .PHONY: servers clean help
