@@ -88,10 +88,12 @@ class Fetch:
         if not self.runtime.fetches_async:
             fetched: list[Fetched] = await sync_to_async(self.perform, thread_sensitive=True)()
             return fetched
+        # Beneath a transaction (async_to_sync in a view) its ORM calls run on that connection.
+        transaction = await sync_to_async(transactions.current, thread_sensitive=True)()
         started, begun = clock.now(), clock.monotonic()
         with self._surroundings():
             outcomes = await self._asettle()
-        return self._report(outcomes, started, clock.monotonic() - begun, None)
+        return self._report(outcomes, started, clock.monotonic() - begun, transaction)
 
     @contextmanager
     def _surroundings(self) -> Iterator[None]:

@@ -68,9 +68,12 @@ def request(change: Change) -> None:
         StoreUnavailable: The cache did not take it now; it holds in this process and is retried.
     """
     transaction = transactions.current()
-    if transaction is None or not transaction.hooks:
+    if transaction is None:
         apply(change)
         return
+    if not transaction.hooks:
+        # Autocommit is off by hand on one connection: nobody tells of its commit.
+        apply(change)
     transactions.note_invalidated(change.stamps)
     transaction.on_any_commit(lambda: _apply_after_commit(change))
 

@@ -111,11 +111,11 @@ def special(runtime: Runtime, address: Address) -> Callable[[], Any] | None:
     if not runtime.enabled:
         return lambda: direct(runtime, address)
     if transactions.active():
-        if transactions.is_invalidated(address.scopes):
-            return lambda: direct(runtime, address)
         held = transactions.held(address.entry)
         if isinstance(held, bytes):
             return lambda: processed(runtime, address, runtime.serializer.loads(held), Status.FRESH)
+        if transactions.is_invalidated(address.scopes):
+            return lambda: direct(runtime, address)
     if invalidation.unconfirmed and invalidation.reaches(address.scopes):
         # Gone, and the cache was not there to be told: what it holds must not be served.
         return lambda: direct(runtime, address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from async_cache.refresh import (
     new_token,
     store_value,
 )
+from async_cache.signals import error_name, logger
 
 if TYPE_CHECKING:
     from async_cache.targets import Address, Runtime
@@ -218,10 +220,24 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
             run(store_value(runtime, address, value))
             return
         data = runtime.serializer.dumps(value, runtime.max_value_size)
+        if not transaction.on_commit(partial(self._set_after_commit, runtime, address, data)):
+            raise StoreUnavailable(
+                f"{self.job_name}: the value cannot be stored with this transaction, which is over "
+                "or has too many hooks. Call set() after it."
+            )
         transactions.hold(address.entry, data, address.scopes)
-        transaction.on_commit(
-            lambda: run(store_value(runtime, address, runtime.serializer.loads(data)))
-        )
+
+    @staticmethod
+    def _set_after_commit(runtime: Runtime, address: Address, data: bytes) -> None:
+        # The transaction is committed: an exception could undo nothing.
+        try:
+            run(store_value(runtime, address, runtime.serializer.loads(data)))
+        except StoreUnavailable as error:
+            logger.warning(
+                "A value of %s was set in a transaction, and the cache did not take it: %s.",
+                runtime.name,
+                error_name(error),
+            )
 
     async def aset(self, value: V, /, *args: Any, **kwargs: Any) -> None:
         """Do what `set` does without blocking the event loop."""
