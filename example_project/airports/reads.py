@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from async_cache import AsyncCacheError
+from asgiref.sync import sync_to_async
+
+from async_cache import AsyncCacheError, StoreUnavailable
 
 from .jobs import AirportWeather, airport_by_code, airports_where, country_table, remotest_airports
 
 REMOTEST = 15
+UNKNOWN = "unknown"  # the state of a read while the cache does not answer
 HISTORY = 8  # timed reads kept for each read
 WATCHED = 24  # reads kept for the live page
 
@@ -58,7 +61,7 @@ class Answer:
     """How one read went.
 
     Attributes:
-        state: Fresh, stale or miss, looked up just before the read.
+        state: fresh, stale, miss or unknown, looked up just before the read.
         milliseconds: How long the read took.
         value: What it returned; None when it raised.
         error: What it raised, for people; empty when it did not.
@@ -101,9 +104,17 @@ def find_read(kind: str, argument: str = "-") -> Read:
     raise UnknownRead(f"{kind}/{argument}")
 
 
+def look(read: Read) -> str:
+    """Return the state of a read without doing it."""
+    try:
+        return str(read.job.explain(**read.call).status.name.lower())
+    except StoreUnavailable:
+        return UNKNOWN  # the cache is down; the read itself still gets an answer
+
+
 def ask(read: Read) -> Answer:
     """Do a read and time it."""
-    state = read.job.explain(**read.call).status.name.lower()
+    state = look(read)
     value, error = None, ""
     started = time.perf_counter()
     try:
@@ -115,17 +126,22 @@ def ask(read: Read) -> Answer:
 
 
 async def ask_all(reads: Sequence[Read]) -> list[Answer]:
-    """Do several reads of one job at the same time, on the event loop, and time them."""
+    """Do several reads of one job at the same time, on the event loop.
+
+    They are answered together, so each answer shows the time of all.
+    """
     job = reads[0].job
-    states = await asyncio.gather(*(job.aexplain(**read.call) for read in reads))
+    states = await asyncio.gather(*(sync_to_async(look)(read) for read in reads))
     started = time.perf_counter()
     values = await job.aget_many([dict(read.call) for read in reads])
+    milliseconds = (time.perf_counter() - started) * 1000
     answers = []
     for read, state, value in zip(reads, states, values, strict=True):
+        history.watch(read)
         failed = isinstance(value, Exception)
         error = f"{type(value).__name__}: {value}" if failed else ""
-        name = state.status.name.lower()
-        answers.append(history.note(read, name, started, None if failed else value, error))
+        kept = None if failed else value
+        answers.append(Answer(state, milliseconds, kept, error, time.time()))
     return answers
 
 
@@ -142,13 +158,17 @@ class History:
         answer = Answer(state, milliseconds, value, error, time.time())
         # The value itself is not kept: only how long it took.
         kept = Answer(state, milliseconds, None, error, answer.at)
+        self.watch(read, kept)
+        return answer
+
+    def watch(self, read: Read, *answers: Answer) -> None:
+        """Show a read on the live page, and add how it went where that was timed."""
         with self._lock:
-            _, answers = self._reads.setdefault(read.address, (read, deque(maxlen=HISTORY)))
-            answers.appendleft(kept)
+            _, past = self._reads.setdefault(read.address, (read, deque(maxlen=HISTORY)))
+            past.extendleft(answers)
             self._reads.move_to_end(read.address)
             while len(self._reads) > WATCHED:
                 self._reads.popitem(last=False)
-        return answer
 
     def of(self, read: Read) -> list[Answer]:
         """The last reads of one read, the newest first."""

@@ -14,6 +14,8 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
+from async_cache import DispatchFailed, StoreUnavailable
+
 from .jobs import airport_by_code
 from .models import Airport
 from .reads import Answer, Read, UnknownRead, ask, ask_all, find_read, history
@@ -22,7 +24,12 @@ from .upstream import UpstreamRefused, control
 
 FEATURED = ("AKL", "ATL", "CPT", "EZE", "HND", "KEF", "LHR", "SIN")
 BOARD = ("AKL", "HND", "SIN", "CPT", "LHR", "EZE")
-VERBS = ("invalidate", "delete", "clear", "refresh_later")
+VERBS = {
+    "invalidate": "{}: stale now, still served.",
+    "delete": "{}: gone, the next read is a miss.",
+    "clear": "{}: gone, and so is every other value of this job.",
+    "refresh_later": "{}: a refresh is on its way to the worker.",
+}
 
 
 def read_or_404(kind: str, argument: str = "-") -> Read:
@@ -35,7 +42,7 @@ def read_or_404(kind: str, argument: str = "-") -> Read:
 
 def panel(read: Read, answer: Answer) -> dict[str, Any]:
     """What the template of the read panel needs."""
-    return {"read": read, "answer": answer, "state": state_of(read), "history": history.of(read)}
+    return {"read": read, "answer": answer, "history": history.of(read)}
 
 
 def behaviour() -> dict[str, Any] | None:
@@ -121,7 +128,7 @@ async def board(request: HttpRequest) -> HttpResponse:
     answers = await ask_all([find_read("weather", code) for code in BOARD])
     context = {
         "rows": list(zip(airports, answers, strict=True)),
-        "milliseconds": max(answer.milliseconds for answer in answers),
+        "milliseconds": answers[0].milliseconds,
     }
     return render(request, "airports/board.html", context)
 
@@ -141,14 +148,17 @@ def report(request: HttpRequest) -> HttpResponse:
 @never_cache
 def live(request: HttpRequest) -> HttpResponse:
     """Show the state of every read done lately."""
-    return render(request, "airports/live.html", {"rows": live_rows()})
+    return render(request, "airports/live.html")
 
 
 @require_GET
 @never_cache
 def live_json(request: HttpRequest) -> JsonResponse:
     """Return what the live page shows, for its script."""
-    return JsonResponse({"rows": live_rows()})
+    try:
+        return JsonResponse({"rows": live_rows()})
+    except StoreUnavailable as error:
+        return JsonResponse({"error": str(error)}, status=503)
 
 
 def live_rows() -> list[dict[str, Any]]:
@@ -180,7 +190,10 @@ def read_json(request: HttpRequest, kind: str, argument: str) -> JsonResponse:
 def state_json(request: HttpRequest, kind: str, argument: str) -> JsonResponse:
     """Return the state of a read without doing it."""
     read = read_or_404(kind, argument)
-    return JsonResponse(as_json(read, state_of(read), history.of(read)))
+    try:
+        return JsonResponse(as_json(read, state_of(read), history.of(read)))
+    except StoreUnavailable as error:
+        return JsonResponse({"error": str(error)}, status=503)
 
 
 @require_POST
@@ -189,16 +202,14 @@ def act(request: HttpRequest, verb: str, kind: str, argument: str) -> HttpRespon
     read = read_or_404(kind, argument)
     if verb not in VERBS:
         raise Http404("no such verb")
-    if verb == "clear":
-        read.job.clear()
-        said = f"Cleared: every value of {type(read.job).__name__} is gone."
-    else:
-        getattr(read.job, verb)(**read.call)
-        said = {
-            "invalidate": f"{read.title}: stale now, still served.",
-            "delete": f"{read.title}: gone, the next read is a miss.",
-            "refresh_later": f"{read.title}: a refresh is on its way to the worker.",
-        }[verb]
+    try:
+        if verb == "clear":
+            read.job.clear()
+        else:
+            getattr(read.job, verb)(**read.call)
+        said = VERBS[verb].format(read.title)
+    except (StoreUnavailable, DispatchFailed) as error:
+        said = f"{read.title}: not done. {error}"
     if request.headers.get("Accept") == "application/json":  # the script of the live page
         return JsonResponse({"said": said})
     messages.info(request, said)

@@ -21,7 +21,8 @@ function poll(address, show) {
     if (!document.hidden) {
       try {
         const answer = await fetch(address, { headers: { Accept: "application/json" } });
-        if (answer.ok && show(await answer.json())) pause = FAST;
+        if (answer.ok) pause = show(await answer.json()) ? FAST : CALM;
+        else show(null); // the cache does not answer
       } catch (error) {
         pause = 3 * CALM; // the demo was stopped, or is starting again
       }
@@ -36,6 +37,12 @@ function showPanel(panel) {
   let was = panel.dataset.shown;
   poll(panel.dataset.state, (now) => {
     const badge = field("state");
+    if (now === null) {
+      badge.textContent = "unknown";
+      badge.className = "badge";
+      field("reason").textContent = "the cache does not answer";
+      return false;
+    }
     badge.textContent = now.state;
     badge.className = "badge " + now.state;
     field("reason").textContent = now.reason;
@@ -57,6 +64,7 @@ function showLive(table) {
   const body = table.querySelector("tbody");
   const empty = document.querySelector("[data-empty]");
   poll(table.dataset.live, (answer) => {
+    if (answer === null) return false;
     empty.hidden = answer.rows.length > 0;
     body.replaceChildren(...answer.rows.map(liveRow));
     return answer.rows.some((row) => row.refresh);
