@@ -134,6 +134,15 @@ class ValidatedStore(PrimitiveStore):
             stamps = tuple(self._stamp(after.get(name)) for name in c.stamps)
             values = tuple(self.as_bytes(seen.get(name)) for name in c.reads)
             answers[i] = Claimed(True, held, attempts[i], stamps, values)
+        # A queued lease ends when a worker takes over: were that worker killed, what is left of
+        # the grace would keep the next one away.
+        self.remove(
+            [
+                queue_of(c.lease)
+                for i, c in tries.items()
+                if c.phase is Phase.FETCHING and answers[i].won and seen.get(queue_of(c.lease))
+            ]
+        )
         vain = [c for i, c in tries.items() if not answers[i].won]
         if vain:
             self.release([(c.lease, c.token, c.trace) for c in vain])

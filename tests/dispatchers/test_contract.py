@@ -14,7 +14,8 @@ from async_cache.jobs.base import AsyncCacheJob
 from tests.dispatchers import jobs
 from tests.dispatchers.support import eventually, heard
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# Both databases: a worker runs the checks of the project.
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
 def until(condition: Callable[[], object]) -> None:
