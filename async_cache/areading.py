@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from async_cache import clock, invalidation, publisher
-from async_cache.cold import Answered, adirect, afly, answer, processed, value_or
-from async_cache.dispatchers.base import RefreshRequest
+from async_cache import publisher
+from async_cache.cold import Answered, adirect, afly, answer, direct, processed, value_or
 from async_cache.entry import open_entry
 from async_cache.exceptions import EntryRejected, StoreUnavailable
-from async_cache.guards import guarded
-from async_cache.many import get_many
-from async_cache.policy import age
-from async_cache.reading import Raws, get, judge
+from async_cache.many import Sorted, addresses_of, get_many, sort_out
+from async_cache.reading import Raws, judge, special, too_stale, unusual, wish
 from async_cache.refresh import NO_ENTRY, Purpose
 
 if TYPE_CHECKING:
@@ -28,51 +27,62 @@ __all__ = ["aget", "aget_many"]
 async def aget(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return the value of a call without blocking the event loop."""
     address = runtime.address(args, kwargs)
-    if invalidation.unconfirmed or not runtime.enabled:
-        return await adirect(runtime, address, lambda: get(runtime, args, kwargs))
+    careful = unusual(runtime)
+    if careful and (other := special(runtime, address)) is not None:
+        return await _aspecial(runtime, address, other)
+    raws: Raws = (None,)
+    judged = None
     try:
-        raws = await runtime.async_store.read(address.handle)
-        if raws[0] is not None:
-            header = open_entry(raws[0], address.opener)
-            tags = header.tags if header.meta != address.meta else address.tags
-            if tags != address.tags:
-                address.learn(tags, header.meta)
-                raws = [raws[0], *(await runtime.async_store.read(address.handle))[1:]]
+        raws = await _aread(runtime, address)
         judged = judge(runtime, address, raws)
     except EntryRejected as error:
         runtime.reject(address, error)
-        judged = None
     except StoreUnavailable:
-        judged = None
+        pass  # announced by the store; the value is fetched directly below
+    if careful and (other := special(runtime, address)) is not None:
+        # The entry has brought tags that were not known before.
+        return await _aspecial(runtime, address, other)
     if judged is None:
         return await _amiss(runtime, address)
     header, value, decision = judged
     if isinstance(value, Answered):
         raise value.error
     if decision.refresh:
-        limit = runtime.policy.max_stale
-        if limit is not None and age(header, clock.now()) > limit:
-            attempt, own = await afly(runtime, address, Purpose.TOO_STALE, header.entry_id)
-            try:
-                value = value_or(runtime, attempt, value, own=own)
-            except Answered as answered:
-                raise answered.error from None
-        else:
-            await _arenew(runtime, address, header.entry_id, raws)
+        if too_stale(runtime, header):
+            return await _alate(runtime, address, header.entry_id, value)
+        await _arenew(runtime, address, header.entry_id, raws)
     return processed(runtime, address, value, decision.status)
 
 
+async def _aread(runtime: Runtime, address: Address) -> Raws:
+    """Read an entry, its stamps and those of its tags; mostly in one round trip."""
+    raws: Raws = await runtime.async_store.read(address.handle)
+    if raws[0] is not None:
+        header = open_entry(raws[0], address.opener)
+        if header.meta != address.meta:
+            tags = header.tags
+            known = tags == address.tags
+            address.learn(tags, header.meta)
+            if not known:
+                raws = [raws[0], *(await runtime.async_store.read(address.handle))[1:]]
+    return raws
+
+
+async def _aspecial(runtime: Runtime, address: Address, other: partial[Any]) -> Any:
+    return await adirect(runtime, address) if other.func is direct else other()
+
+
 async def _arenew(runtime: Runtime, address: Address, entry_id: bytes, raws: Raws) -> None:
-    stamps = b"".join(stamp or b"" for stamp in raws[1:])
-    if not guarded(address.entry, entry_id, stamps):
-        await publisher.asubmit_many([RefreshRequest(runtime, address, entry_id, stamps)])
+    request = wish(runtime, address, entry_id, raws)
+    if request is not None:
+        await publisher.asubmit_many([request])
 
 
 async def _amiss(runtime: Runtime, address: Address) -> Any:
     if not runtime.fetch_on_miss:
         await _arenew(runtime, address, NO_ENTRY, ())
         return runtime.job.empty(*address.call.args, **address.call.kwargs)
-    attempt, own = await afly(runtime, address, Purpose.COLD, NO_ENTRY)
+    attempt, own = await afly(runtime, address, Purpose.COLD)
     return answer(runtime, attempt, own=own)
 
 
@@ -80,14 +90,38 @@ async def aget_many(
     runtime: Runtime, calls: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]
 ) -> list[Any]:
     """Return the values of several calls without blocking the event loop."""
-    if runtime.fetches_async:
+    if not runtime.fetches_async:
+        hop = sync_to_async(get_many, thread_sensitive=True)
+        values: list[Any] = await hop(runtime, calls)
+        return values
+    addresses = addresses_of(runtime, calls)
+    unique = {one.entry: one for one in addresses if not isinstance(one, Exception)}
+    result = Sorted()
+    plain = []
+    works: dict[str, Coroutine[Any, Any, Any]] = {}
+    for address in unique.values():
+        other = special(runtime, address) if unusual(runtime) else None
+        if other is None:
+            plain.append(address)
+        else:
+            works[address.entry] = _aspecial(runtime, address, other)
+    found: Sequence[Raws] = [(None,)] * len(plain)
+    if plain:
+        with suppress(StoreUnavailable):  # announced by the store; fetched directly below
+            found = await runtime.async_store.read_many([address.handle for address in plain])
+    sort_out(runtime, plain, found, result)
+    await publisher.asubmit_many(result.requests)
+    for address in result.cold:
+        works[address.entry] = _amiss(runtime, address)
+    for address, entry_id, value in result.late:
+        works[address.entry] = _alate(runtime, address, entry_id, value)
+    # They are shielded from each other: each failure stands in its own place.
+    done = await asyncio.gather(*works.values(), return_exceptions=True)
+    answers = result.answers | dict(zip(works, done, strict=True))
+    return [one if isinstance(one, Exception) else answers[one.entry] for one in addresses]
 
-        async def one(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            try:
-                return await aget(runtime, args, kwargs)
-            except Exception as error:  # noqa: BLE001 - it stands in the place of the value
-                return error
 
-        return list(await asyncio.gather(*(one(args, kwargs) for args, kwargs in calls)))
-    values: list[Any] = await sync_to_async(get_many, thread_sensitive=True)(runtime, calls)
-    return values
+async def _alate(runtime: Runtime, address: Address, entry_id: bytes, stale: Any) -> Any:
+    attempt, own = await afly(runtime, address, Purpose.TOO_STALE, entry_id)
+    value, status = value_or(runtime, attempt, stale, own=own)
+    return processed(runtime, address, value, status)

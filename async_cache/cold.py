@@ -7,16 +7,16 @@ others wait for its answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import sync_to_async
 
 from async_cache import clock, fetching, flights
 from async_cache.effects import arun, run
 from async_cache.entry import NEGATIVE, Status, open_entry
-from async_cache.exceptions import FetchUnavailable, RecursiveFetch
+from async_cache.exceptions import EntryRejected, FetchUnavailable, RecursiveFetch
 from async_cache.refresh import (
     NO_ENTRY,
     Attempt,
@@ -27,7 +27,6 @@ from async_cache.refresh import (
     obtain,
     unavailable,
 )
-from async_cache.serializers.negatives import load_negative
 
 if TYPE_CHECKING:
     from async_cache.effects import Steps
@@ -44,9 +43,13 @@ __all__ = [
     "fly",
     "processed",
     "refresh",
+    "serves_others",
     "value_of",
     "value_or",
 ]
+
+
+_tasks: Final[set[asyncio.Future[None]]] = set()
 
 
 class Answered(Exception):
@@ -82,12 +85,20 @@ def fly(
         except TimeoutError:
             attempt.state = State.UNAVAILABLE
             return attempt, True
-        if answer is not None:
+        if answer is not None and serves_others(answer, deadline):
             return answer, False
 
 
+def serves_others(attempt: Attempt, deadline: float) -> bool:
+    """Whether those who waited for a flight until now may take its answer."""
+    if attempt.private:
+        return False
+    # Who leads may have waited for another process longer than this caller is willing to.
+    return attempt.state is not State.UNAVAILABLE or clock.monotonic() >= deadline
+
+
 async def afly(
-    runtime: Runtime, address: Address, purpose: Purpose, replaces: bytes
+    runtime: Runtime, address: Address, purpose: Purpose, replaces: bytes = NO_ENTRY
 ) -> tuple[Attempt, bool]:
     """Do what `fly` does without blocking the event loop."""
     deadline = clock.monotonic() + runtime.policy.wait
@@ -99,9 +110,7 @@ async def afly(
             return attempt, True
         left = deadline - clock.monotonic()
         if leads:
-            # A task of its own: cancelling this caller never cancels the shared refresh.
-            task = asyncio.ensure_future(_alead(runtime, attempt, purpose, left, flight))
-            await asyncio.shield(task)
+            await _shielded(_alead(runtime, attempt, purpose, left, flight))
             return attempt, True
         try:
             async with asyncio.timeout(max(0.0, left)):
@@ -109,8 +118,17 @@ async def afly(
         except TimeoutError:
             attempt.state = State.UNAVAILABLE
             return attempt, True
-        if answer is not None:
+        if answer is not None and serves_others(answer, deadline):
             return answer, False
+
+
+async def _shielded(work: Coroutine[Any, Any, None]) -> None:
+    # A task of its own: cancelling the caller never cancels the refresh that others share. An
+    # event loop refers to its tasks weakly, so it is kept here until it ends.
+    task = asyncio.ensure_future(work)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    await asyncio.shield(task)
 
 
 async def _alead(
@@ -142,19 +160,30 @@ def value_of(runtime: Runtime, attempt: Attempt, *, own: bool) -> Any:
     raw = attempt.raw
     if raw is not None and not (own and attempt.state is State.FETCHED):
         header = open_entry(raw, attempt.address.opener)
+        try:
+            found = runtime.answer_of(header, raw)
+        except EntryRejected:
+            return attempt.value  # its bytes were just made from this, and do not open again
         if header.flags & NEGATIVE:
-            raise Answered(load_negative(raw, header, runtime.max_value_size))
-        return runtime.load(header, raw)
+            raise Answered(found)
+        return found
     return attempt.value
 
 
-def value_or(runtime: Runtime, attempt: Attempt, stale: Any, *, own: bool) -> Any:
-    """Return what a refresh gave, or the stale value when it gave none."""
+def value_or(runtime: Runtime, attempt: Attempt, stale: Any, *, own: bool) -> tuple[Any, Status]:
+    """Return what a refresh gave, or the stale value when it gave none; with its status.
+
+    Raises:
+        Exception: The refresh found a negative answer.
+    """
     if attempt.state is State.NEGATIVE and attempt.error is not None:
-        raise Answered(attempt.error)
+        raise attempt.error
     if attempt.state in (State.FETCHED, State.FOUND):
-        return value_of(runtime, attempt, own=own)
-    return stale
+        try:
+            return value_of(runtime, attempt, own=own), attempt.status
+        except Answered as answered:
+            raise answered.error from None
+    return stale, Status.STALE
 
 
 def answer(runtime: Runtime, attempt: Attempt, *, own: bool) -> Any:
@@ -166,8 +195,7 @@ def answer(runtime: Runtime, attempt: Attempt, *, own: bool) -> Any:
             value = value_of(runtime, attempt, own=own)
         except Answered as answered:
             raise answered.error from None
-        status = Status.FRESH if state is State.FETCHED else Status.STALE
-        return processed(runtime, address, value, status)
+        return processed(runtime, address, value, attempt.status)
     if state is State.NEGATIVE and attempt.error is not None:
         raise attempt.error
     if runtime.answers_empty:
@@ -213,8 +241,7 @@ def refresh(runtime: Runtime, address: Address) -> Any:
 async def arefresh(runtime: Runtime, address: Address) -> Any:
     """Fetch now, store, and return the value."""
     attempt = Attempt(address, new_token())
-    # Shielded: cancelling the caller must not leave a half-done refresh.
-    await asyncio.shield(asyncio.ensure_future(arun(_forced(runtime, attempt))))
+    await _shielded(arun(_forced(runtime, attempt)))
     return answer(runtime, attempt, own=True)
 
 
@@ -224,10 +251,10 @@ def _forced(runtime: Runtime, attempt: Attempt) -> Steps[None]:
     return obtain(runtime, [attempt], Purpose.FORCE, runtime.policy.wait)
 
 
-async def adirect(runtime: Runtime, address: Address, call: Callable[[], Any]) -> Any:
-    """Do what `direct` does; ``call`` is how to get the value in Django's own thread."""
+async def adirect(runtime: Runtime, address: Address) -> Any:
+    """Do what `direct` does; a plain ``fetch`` runs in Django's own thread."""
     if not runtime.fetches_async:
-        return await sync_to_async(call, thread_sensitive=True)()
+        return await sync_to_async(direct, thread_sensitive=True)(runtime, address)
     attempt = Attempt(address, new_token())
     await arun(fetch_directly(runtime, [attempt]))
     return answer(runtime, attempt, own=True)

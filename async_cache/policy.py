@@ -59,6 +59,7 @@ class Decision(Enum):
     DEAD = (Status.MISS, True, "older than ttl + grace")
     DELETED = (Status.MISS, True, "deleted, cleared or overwritten since its fetch began")
     UNSTAMPED = (Status.MISS, True, "its stamps were lost by the cache")
+    OUTDATED = (Status.MISS, True, "a negative answer, invalidated since its fetch began")
     REJECTED = (Status.MISS, True, "its bytes do not open here")
 
     def __init__(self, status: Status, refresh: bool, reason: str) -> None:
@@ -131,9 +132,9 @@ def decide(
     if current != header.stamps:
         if current[:_HARD] != header.stamps[:_HARD]:
             return Decision.DELETED
-        return Decision.INVALIDATED
+        return _invalidated(header)
     if header.flags & BORN_STALE:
-        return Decision.INVALIDATED
+        return _invalidated(header)
     if now >= header.fresh_until:
         # A negative answer has no grace, so here it is dead already.
         return Decision.EXPIRED
@@ -146,6 +147,11 @@ def decide(
         if now + ahead >= header.fresh_until:
             return Decision.EARLY
     return Decision.FRESH
+
+
+def _invalidated(header: Header) -> Decision:
+    # "Does not exist" has no grace: served once more, it would deny what has just been created.
+    return Decision.OUTDATED if header.flags & NEGATIVE else Decision.INVALIDATED
 
 
 def age(header: Header, now: float) -> float:

@@ -6,7 +6,9 @@ a hit leaves it for the functions below and for `cold`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,50 +26,99 @@ from async_cache.serializers.negatives import load_negative
 if TYPE_CHECKING:
     from async_cache.targets import Address, Runtime
 
-__all__ = ["Raws", "get", "judge", "miss", "peek", "renew", "serve", "special"]
+__all__ = [
+    "Judged",
+    "Raws",
+    "get",
+    "judge",
+    "miss",
+    "peek",
+    "renew",
+    "special",
+    "too_stale",
+    "unusual",
+    "wish",
+]
 
 Raws: TypeAlias = Sequence[bytes | None]
 """What one read brings: the entry, then the stamps."""
+
+Judged: TypeAlias = "tuple[Header, Any, Decision]"
+"""What an entry comes to; a negative answer stands as an `Answered` in the place of the value."""
 
 
 def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return the value of a call; see `AsyncCacheJob.get`."""
     address = runtime.address(args, kwargs)
-    if invalidation.unconfirmed or transactions.active() or not runtime.enabled:
-        other = special(runtime, address)
-        if other is not None:
-            return other()
+    if unusual(runtime):
+        return _get_carefully(runtime, address)
     try:
         raws: Raws = runtime.store.read(address.handle)
         raw = raws[0]
-        if raw is not None:
-            header = open_entry(raw, address.opener)
-            if header.meta != address.meta:
-                raws = _reread(runtime, address, header, raws)
-            decision = decide(
-                header,
-                raws[1:],
-                clock.now(),
-                runtime.policy.early,
-                runtime.policy.early_window,
-                1.0 - random() if runtime.policy.early else 1.0,
-            )
-            if decision.servable:
-                if header.flags & NEGATIVE:
-                    raise Answered(load_negative(raw, header, runtime.max_value_size))
-                value = load_value(raw, header, runtime.max_value_size)
-                if decision is not Decision.FRESH:
-                    value = serve(runtime, address, header, raws, decision, value)
-                if runtime.processes:
-                    return runtime.job.process_result(value, address.call, decision.status)
-                return value
-    except EntryRejected as error:
-        runtime.reject(address, error)
+        if raw is None:
+            return miss(runtime, address)
+        header = open_entry(raw, address.opener)
+        if header.meta != address.meta:
+            raws = _reread(runtime, address, header, raws)
+        decision = decide(
+            header,
+            raws[1:],
+            clock.now(),
+            runtime.policy.early,
+            runtime.policy.early_window,
+            1.0 - random() if runtime.policy.early else 1.0,
+        )
+        if not decision.servable:
+            return miss(runtime, address)
+        if header.flags & NEGATIVE:
+            value: Any = Answered(load_negative(raw, header, runtime.max_value_size))
+        else:
+            value = load_value(raw, header, runtime.max_value_size)
+    except (EntryRejected, StoreUnavailable) as error:
+        if isinstance(error, EntryRejected):
+            runtime.reject(address, error)
+        return miss(runtime, address)
+    if decision is Decision.FRESH and not runtime.processes and type(value) is not Answered:
+        return value
+    return _answer_with(runtime, address, (header, value, decision), raws)
+
+
+def unusual(runtime: Runtime) -> bool:
+    """Whether a plain read may not do: a transaction, an outage, a cache that is turned off."""
+    return bool(invalidation.unconfirmed) or transactions.active() or not runtime.enabled
+
+
+def _get_carefully(runtime: Runtime, address: Address) -> Any:
+    other = special(runtime, address)
+    if other is not None:
+        return other()
+    raws: Raws = (None,)
+    try:
+        raws = runtime.store.read(address.handle)
+        judged = judge(runtime, address, raws)
     except StoreUnavailable:
-        pass  # announced by the store; the value is fetched directly below
-    except Answered as answered:
-        raise answered.error from None
-    return miss(runtime, address)
+        judged = None
+    # The entry may have brought tags that were not known before.
+    other = special(runtime, address)
+    if other is not None:
+        return other()
+    return (
+        miss(runtime, address) if judged is None else _answer_with(runtime, address, judged, raws)
+    )
+
+
+def _answer_with(runtime: Runtime, address: Address, judged: Judged, raws: Raws) -> Any:
+    header, value, decision = judged
+    if isinstance(value, Answered):
+        raise value.error
+    status = decision.status
+    if decision.refresh:
+        if too_stale(runtime, header):
+            attempt, own = fly(runtime, address, Purpose.TOO_STALE, header.entry_id)
+            value, status = value_or(runtime, attempt, value, own=own)
+        else:
+            renew(runtime, address, header.entry_id, raws)
+    return processed(runtime, address, value, status)
 
 
 def _reread(runtime: Runtime, address: Address, header: Header, raws: Raws) -> Raws:
@@ -82,44 +133,48 @@ def _reread(runtime: Runtime, address: Address, header: Header, raws: Raws) -> R
     return [raws[0], *again[1:]]
 
 
-def serve(
-    runtime: Runtime,
-    address: Address,
-    header: Header,
-    raws: Raws,
-    decision: Decision,
-    value: Any,
-) -> Any:
-    """Serve a value whose refresh is due: at once, or after it when older than ``max_stale``."""
+def too_stale(runtime: Runtime, header: Header) -> bool:
+    """Whether a value whose refresh is due is older than the job lets a reader have at once."""
     limit = runtime.policy.max_stale
-    if limit is not None and age(header, clock.now()) > limit:
-        attempt, own = fly(runtime, address, Purpose.TOO_STALE, header.entry_id)
-        return value_or(runtime, attempt, value, own=own)
-    renew(runtime, address, header.entry_id, raws)
-    return value
+    return limit is not None and age(header, clock.now()) > limit
+
+
+def wish(runtime: Runtime, address: Address, entry_id: bytes, raws: Raws) -> RefreshRequest | None:
+    """Return the request for a refresh, unless this process has lately asked for the same."""
+    stamps = b"".join(stamp or b"" for stamp in raws[1:])
+    if guarded(address.entry, entry_id, stamps):
+        return None
+    return RefreshRequest(runtime, address, entry_id, stamps)
 
 
 def renew(runtime: Runtime, address: Address, entry_id: bytes, raws: Raws) -> None:
     """Ask for a refresh, unless this process has lately asked for the same."""
-    stamps = b"".join(stamp or b"" for stamp in raws[1:])
-    if not guarded(address.entry, entry_id, stamps):
-        publisher.submit(RefreshRequest(runtime, address, entry_id, stamps))
+    request = wish(runtime, address, entry_id, raws)
+    if request is not None:
+        publisher.submit(request)
 
 
-def special(runtime: Runtime, address: Address) -> Callable[[], Any] | None:
-    """Return what answers in place of a plain read, or None when a plain read will do."""
+def special(runtime: Runtime, address: Address) -> partial[Any] | None:
+    """Return what answers in place of a plain read, or None when a plain read will do.
+
+    It is a call of `direct` or, for a value that this transaction holds, of another function.
+    """
     if not runtime.enabled:
-        return lambda: direct(runtime, address)
+        return partial(direct, runtime, address)
     if transactions.active():
         held = transactions.held(address.entry)
         if isinstance(held, bytes):
-            return lambda: processed(runtime, address, runtime.serializer.loads(held), Status.FRESH)
+            return partial(_held, runtime, address, held)
         if transactions.is_invalidated(address.scopes):
-            return lambda: direct(runtime, address)
+            return partial(direct, runtime, address)
     if invalidation.unconfirmed and invalidation.reaches(address.scopes):
         # Gone, and the cache was not there to be told: what it holds must not be served.
-        return lambda: direct(runtime, address)
+        return partial(direct, runtime, address)
     return None
+
+
+def _held(runtime: Runtime, address: Address, data: bytes) -> Any:
+    return processed(runtime, address, runtime.serializer.loads(data), Status.FRESH)
 
 
 def miss(runtime: Runtime, address: Address) -> Any:
@@ -133,18 +188,20 @@ def miss(runtime: Runtime, address: Address) -> Any:
 
 def peek(runtime: Runtime, address: Address) -> Any:
     """Return the servable value or `MISSING`; fetch nothing, ask for nothing."""
-    try:
-        raws = runtime.store.read(address.handle)
-        found = judge(runtime, address, raws)
-    except StoreUnavailable:
-        return MISSING
+    found = None
+    with suppress(StoreUnavailable):  # announced by the store
+        found = judge(runtime, address, runtime.store.read(address.handle))
+    if unusual(runtime):
+        other = special(runtime, address)
+        if other is not None:
+            return MISSING if other.func is direct else other()
     if found is None or isinstance(found[1], Answered):
         return MISSING
     _, value, decision = found
     return processed(runtime, address, value, decision.status)
 
 
-def judge(runtime: Runtime, address: Address, raws: Raws) -> tuple[Header, Any, Decision] | None:
+def judge(runtime: Runtime, address: Address, raws: Raws) -> Judged | None:
     """Return header, value and decision of what was read; None for a miss.
 
     A negative answer comes as an `Answered` in the place of the value.
@@ -156,16 +213,18 @@ def judge(runtime: Runtime, address: Address, raws: Raws) -> tuple[Header, Any, 
         header = open_entry(raw, address.opener)
         if header.meta != address.meta:
             raws = _reread(runtime, address, header, raws)
-        decision = decide(header, raws[1:], clock.now())
+        policy = runtime.policy
+        draw = 1.0 - random() if policy.early else 1.0
+        decision = decide(header, raws[1:], clock.now(), policy.early, policy.early_window, draw)
         if invalidation.unconfirmed:
             reached = invalidation.reaches(address.scopes)
             if reached is not None and decision.servable:
-                decision = Decision.DELETED if reached else Decision.INVALIDATED
+                gone = reached or header.flags & NEGATIVE
+                decision = Decision.DELETED if gone else Decision.INVALIDATED
         if not decision.servable:
             return None
-        if header.flags & NEGATIVE:
-            return header, Answered(load_negative(raw, header)), decision
-        return header, runtime.load(header, raw), decision
+        found = runtime.answer_of(header, raw)
+        return header, Answered(found) if header.flags & NEGATIVE else found, decision
     except EntryRejected as error:
         runtime.reject(address, error)
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -20,7 +20,7 @@ from async_cache import clock, fetching, publisher, signals, transactions
 from async_cache.context import NOT_MODIFIED, FetchContext, extend_tags
 from async_cache.dispatchers.base import RefreshRequest
 from async_cache.effects import Io, Pause, Steps, run
-from async_cache.entry import ENTRY_ID_SIZE, MISSING, Header, new_stamp
+from async_cache.entry import ENTRY_ID_SIZE, MISSING, Header, Status, new_stamp
 from async_cache.exceptions import (
     EntryRejected,
     FetchUnavailable,
@@ -98,6 +98,10 @@ class Attempt:
         error: What the fetch raised: a failure, or a negative answer.
         failure: The record of failed fetches.
         stored: What became of the commit; None when there was none.
+        born_stale: Whether one of its tags was invalidated during the fetch.
+        private: Whether the answer is for this caller only: it was read in a transaction, or was
+            deleted or overwritten meanwhile.
+        status: Fresh, unless what was found is stale.
     """
 
     address: Address
@@ -111,7 +115,9 @@ class Attempt:
     error: Exception | None = None
     failure: Failure | None = None
     stored: Outcome | None = None
-    born_stale: bool = field(default=False)
+    born_stale: bool = False
+    private: bool = False
+    status: Status = Status.FRESH
 
 
 def settles(
@@ -164,9 +170,13 @@ def refresh(runtime: Runtime, attempts: Sequence[Attempt], purpose: Purpose) -> 
                 full.append(attempt)
             elif claimed.won:
                 (leased if attempt.state is State.PENDING else idle).append(attempt)
-    except BaseException:
+    except BaseException as error:
         yield from _release(runtime, [one for one in attempts if one.claimed and one.claimed.won])
-        raise
+        if not isinstance(error, StoreUnavailable) or purpose is Purpose.RENEW:
+            raise
+        open_ones = [one for one in attempts if one.state in (State.PENDING, State.LOST)]
+        yield from fetch_directly(runtime, open_ones)
+        return
     if idle:
         yield from _release(runtime, idle)
     for start in range(0, len(leased), runtime.chunk):
@@ -228,7 +238,11 @@ def _examine_entry(
     decision = decide(header, stamps, now)
     attempt.header, attempt.raw = header, entry
     if settles(purpose, decision, header, attempt.replaces, runtime.policy.max_stale, now):
-        attempt.state = State.FOUND
+        try:
+            runtime.answer_of(header, entry)
+        except EntryRejected:
+            return  # its seal opens, its value does not: a model was migrated, a class is gone
+        attempt.state, attempt.status = State.FOUND, decision.status
 
 
 def fetch_directly(runtime: Runtime, attempts: Sequence[Attempt]) -> Steps[None]:
@@ -239,12 +253,17 @@ def fetch_directly(runtime: Runtime, attempts: Sequence[Attempt]) -> Steps[None]
         fetched = yield Fetch(runtime, chunk, contexts, leased=False)
         for attempt, got in zip(chunk, fetched, strict=True):
             _take(runtime, attempt, got)
-            if got.transaction is not None and attempt.state is State.FETCHED:
+            if got.transaction is not None and attempt.state is State.FETCHED and _storable(got):
                 yield Hold(runtime, attempt, got, None)
+
+
+def _storable(got: Fetched) -> bool:
+    return got.context is None or got.context.stored
 
 
 def _take(runtime: Runtime, attempt: Attempt, got: Fetched) -> None:
     """Note on the attempt what its fetch gave."""
+    attempt.private = got.transaction is not None
     if got.value is NOT_MODIFIED:
         stale = MISSING if got.context is None else got.context.stale
         if stale is MISSING:
@@ -278,15 +297,17 @@ def _fetch_and_commit(runtime: Runtime, attempts: Sequence[Attempt]) -> Steps[No
         _take(runtime, attempt, got)
         if attempt.state is State.FAILED:
             failed.append((attempt, got))
+        elif not _storable(got):
+            held.append(attempt)
         elif got.transaction is not None:
             assert attempt.claimed is not None
             yield Hold(runtime, attempt, got, attempt.claimed.stamps)
             held.append(attempt)
-        elif got.context is not None and not got.context.stored:
-            held.append(attempt)
         else:
             try:
                 commit, size = yield from _compose(runtime, attempt, got)
+            except StoreUnavailable:
+                held.append(attempt)  # announced by the store; the caller keeps its value
             except Exception as error:  # noqa: BLE001 - recorded as a failed refresh
                 attempt.state, attempt.error, attempt.value = State.FAILED, error, MISSING
                 failed.append((attempt, got))
@@ -357,6 +378,7 @@ def _commit(
             )
         else:
             attempt.raw = None
+            attempt.private = outcome in (Outcome.LOST, Outcome.OVERTAKEN)
             runtime.tell(signals.refresh_refused, attempt, reason=outcome.value)
 
 
@@ -554,7 +576,8 @@ class Hold:
                 )
             except UnstorableValue:
                 return  # the refresh of another caller will report it
-            transactions.hold(address.entry, data, address.scopes)
+            if not transactions.is_invalidated(address.scopes):
+                transactions.hold(address.entry, data, address.scopes)
         storable = self.stamps is not None and transaction.read_committed()
         transaction.on_commit(lambda: self._after_commit(storable))
 

@@ -41,7 +41,7 @@ from async_cache.policy import RefreshPolicy, expiry
 from async_cache.resolution import resolve_options
 from async_cache.secret_keys import get_ring
 from async_cache.serializers import dump_value, get_serializer, load_value
-from async_cache.serializers.negatives import dump_negative
+from async_cache.serializers.negatives import dump_negative, load_negative
 from async_cache.signals import announce, entry_rejected
 from async_cache.stores.base import Claim, Phase
 from async_cache.stores.registry import get_async_store, get_store
@@ -366,6 +366,16 @@ class Runtime:
             EntryRejected: It cannot be rebuilt here: a model was migrated, a class is gone.
         """
         return load_value(raw, header, self.max_value_size)
+
+    def answer_of(self, header: Header, raw: bytes) -> Any:
+        """Return the value of an opened entry, or the exception of a negative answer.
+
+        Raises:
+            EntryRejected: It cannot be rebuilt here.
+        """
+        if header.flags & NEGATIVE:
+            return load_negative(raw, header, self.max_value_size)
+        return self.load(header, raw)
 
     def reject(self, address: Address, error: EntryRejected) -> None:
         """Announce stored bytes that do not open."""

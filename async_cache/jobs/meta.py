@@ -9,15 +9,19 @@ from typing import Any, Final
 
 from async_cache import conf
 from async_cache.canonical import canonical
+from async_cache.exceptions import ConfigurationError
 from async_cache.jobs import registry
 from async_cache.keys import Call, CallSignature
 from async_cache.options import DEFAULTS
 from async_cache.targets import Runtime
+from async_cache.validators import suggest
 
 __all__ = ["JobType"]
 
 MAX_RUNTIMES: Final = 256
 """Sets of constructor arguments that a class keeps ready; past it the oldest is dropped."""
+
+_DERIVED_FROM: Final = frozenset(DEFAULTS) | {"empty", "fetch", "fetch_many", "process_result"}
 
 _lock = threading.Lock()
 
@@ -31,6 +35,7 @@ class JobType(type):
 
     registered_name: str
     _options: frozenset[str]
+    _parameters: frozenset[str] | None
     _runtimes: dict[Any, Runtime]
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> None:
@@ -40,18 +45,41 @@ class JobType(type):
         cls.registered_name = declared if isinstance(declared, str) else path
         parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
         cls._options = frozenset(option for option in DEFAULTS if option not in parameters)
+        own = cls.__init__ is not object.__init__  # type: ignore[misc]
+        kinds = {parameter.kind for parameter in parameters.values()}
+        cls._parameters = (
+            None
+            if own and inspect.Parameter.VAR_KEYWORD in kinds
+            else frozenset(list(parameters)[1:] if own else ())
+        )
         cls._runtimes = {}
         if bases and not namespace.get("abstract", False):
             registry.register(cls.registered_name, cls)  # type: ignore[arg-type]
 
     def __setattr__(cls, name: str, value: object) -> None:
         super().__setattr__(name, value)
-        if name in DEFAULTS:
-            conf.reset()  # what was derived from the old option is made again
+        if name in _DERIVED_FROM:
+            conf.reset()  # what was derived from the old one is made again
+
+    def __delattr__(cls, name: str) -> None:
+        super().__delattr__(name)
+        if name in _DERIVED_FROM:
+            conf.reset()
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make an instance and keep what it was made with."""
+        """Make an instance and keep what it was made with.
+
+        Raises:
+            ConfigurationError: A keyword is neither an option nor a parameter of ``__init__``.
+        """
         options = {name: kwargs.pop(name) for name in cls._options if name in kwargs}
+        if kwargs and cls._parameters is not None:
+            for name in kwargs:
+                if name not in cls._parameters:
+                    raise ConfigurationError(
+                        f"{cls.registered_name}: unknown option {name!r}. "
+                        f"{suggest(name, cls._options | cls._parameters)}"
+                    )
         job = super().__call__(*args, **kwargs)
         made = cls.portable_constructor(args, kwargs) if args or kwargs else (args, kwargs)
         job._made_with = (*made, options)
