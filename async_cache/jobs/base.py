@@ -14,7 +14,6 @@ from async_cache.dispatchers.base import RefreshRequest
 from async_cache.effects import arun, run
 from async_cache.entry import Missing, Status, open_entry
 from async_cache.exceptions import EntryRejected, StoreUnavailable
-from async_cache.exceptions import EntryRejected, StoreUnavailable
 from async_cache.invalidation import Change
 from async_cache.jobs.answers import Explanation, RefreshHandle, explain
 from async_cache.jobs.meta import JobType
