@@ -3,9 +3,10 @@
 A lease is *queued* while its message waits for a worker and *fetching* while somebody fetches. The
 functions here are pure; the stores apply them.
 
-A store without scripts keeps a *trace* beside each lease, since its lease vanishes without a word:
-who claimed last, how many dispatches got no answer, and whose fetch was never declared finished.
-That one may still be running, and write late.
+A store without scripts remembers two things beside each lease, since a lease vanishes without a
+word. The last queued record tells how many dispatches got no answer. The *trace* of the last fetch
+tells whose it was: until that one has said that it will write nothing more, it may still be
+running, and write late.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ __all__ = [
     "Lease",
     "Phase",
     "Trace",
+    "count_attempts",
     "decode_lease",
     "decode_trace",
     "encode_lease",
     "encode_trace",
+    "may_still_write",
     "may_take",
-    "next_trace",
     "queued_seconds",
-    "stray_fetch",
 ]
 
 MAX_DOUBLINGS = 5
@@ -54,19 +55,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What is remembered of the last claim of a lease, after the lease itself is gone.
+    """What is remembered of the last fetch that was begun, after its lease is gone.
 
     Attributes:
-        phase: Phase of the last claim.
-        token: Token of the last claim.
-        attempts: Dispatches before it that got no answer.
-        fetching: Token of the last fetch not known to have ended, or empty.
+        token: Its token.
+        answers: Token of the dispatch that waited when it began, or empty.
     """
 
-    phase: Phase
     token: bytes
-    attempts: int
-    fetching: bytes
+    answers: bytes
 
 
 def may_take(held: Lease | None, phase: Phase, token: bytes) -> bool:
@@ -81,29 +78,28 @@ def queued_seconds(seconds: float, attempts: int) -> float:
     return float(seconds * 2 ** min(attempts, MAX_DOUBLINGS))
 
 
-def next_trace(last: Trace | None, done: bytes | None, phase: Phase, token: bytes) -> Trace:
-    """Return the trace that a winning claim leaves.
+def count_attempts(last: Lease | None, trace: Trace | None, token: bytes) -> int:
+    """Count the dispatches that got no answer before the one that now claims.
 
     Args:
-        last: The trace found, if any.
-        done: The token whose holder last declared that it will write nothing more.
-        phase: Phase of the claim.
-        token: Token of the claim.
+        last: Record of the last dispatch since a refresh was finished, if any.
+        trace: Trace of the last fetch, if any.
+        token: Token of the new dispatch.
     """
-    attempts = 0
-    if last is not None and last.token != done:
-        unanswered = last.phase is Phase.QUEUED and phase is Phase.QUEUED and last.token != token
-        attempts = last.attempts + unanswered
-    if phase is Phase.FETCHING:
-        return Trace(phase, token, attempts, token)
-    return Trace(phase, token, attempts, stray_fetch(last, done, token))
+    if last is None:
+        return 0
+    answered = last.token == token or (trace is not None and trace.answers == last.token)
+    return last.attempts + (not answered)
 
 
-def stray_fetch(last: Trace | None, done: bytes | None, token: bytes) -> bytes:
-    """Return the token of another's fetch that never said it ended, or empty bytes."""
-    if last is None or last.fetching in (done, token):
-        return b""
-    return last.fetching
+def may_still_write(trace: Trace | None, done: object) -> bool:
+    """Tell whether the last fetch never said that it would write nothing more.
+
+    Args:
+        trace: Trace of that fetch, if any.
+        done: Token of the fetch that said so last.
+    """
+    return trace is not None and trace.token != done
 
 
 def encode_lease(lease: Lease) -> bytes:
@@ -124,16 +120,14 @@ def decode_lease(raw: object) -> Lease | None:
 
 def encode_trace(trace: Trace) -> bytes:
     """Return the stored form of a trace."""
-    head = b"%d:%d:%d:" % (trace.phase, trace.attempts, len(trace.token))
-    return head + trace.token + trace.fetching
+    return b"%d:%b%b" % (len(trace.token), trace.token, trace.answers)
 
 
 def decode_trace(raw: object) -> Trace | None:
     """Return the stored trace, or None for nothing and for bytes that are no trace."""
     if not isinstance(raw, bytes):
         return None
-    phase, attempts, length, rest = (*raw.split(b":", 3), b"", b"", b"", b"")[:4]
-    if phase not in (b"1", b"2") or not attempts.isdigit() or not length.isdigit():
+    length, _, rest = raw.partition(b":")
+    if not length.isdigit() or not 0 < int(length) <= len(rest):
         return None
-    size = int(length)
-    return Trace(Phase(int(phase)), rest[:size], int(attempts), rest[size:])
+    return Trace(rest[: int(length)], rest[int(length) :])

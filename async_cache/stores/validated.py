@@ -9,12 +9,14 @@ Two keys make a lease, so that each phase is elected by one atomic ``add``: ``le
 A process may stop between checking its lease and writing, and write when it wakes up. Three rules
 keep readers from taking what it wrote:
 
-- a claim leaves its trace *before* it confirms that the lease is its own, so whoever wins next
-  finds it;
+- a fetching claim leaves its trace *before* it confirms that the lease is its own, so whoever wins
+  next finds it;
 - who wins a fetching lease and finds a fetch that never said it ended renews the soft stamp, and
   only then reads the stamps that its own entry will carry;
-- "I will write nothing more" is said under a key of its own (``trace.d``). Were the trace deleted
-  instead, a latecomer could delete another's.
+- "I will write nothing more" is said under a key of its own (``trace.d``), and only by one whose
+  claim was confirmed. Were the trace deleted instead, a latecomer could delete another's.
+
+Each of them has been seen to fail when another was dropped; see ``tests/stores/test_schedules.py``.
 """
 
 from __future__ import annotations
@@ -27,14 +29,15 @@ from async_cache.entry import STAMP_SIZE, new_stamp
 from async_cache.leases import (
     Lease,
     Phase,
+    Trace,
+    count_attempts,
     decode_lease,
     decode_trace,
     encode_lease,
     encode_trace,
+    may_still_write,
     may_take,
-    next_trace,
     queued_seconds,
-    stray_fetch,
 )
 from async_cache.stores.base import Claim, Claimed, Commit, Level, Outcome
 from async_cache.stores.members import Members
@@ -50,12 +53,16 @@ def _done(trace: str) -> str:
     return trace + ".d"
 
 
+def _memory(trace: str) -> tuple[str, str, str]:
+    return trace, _done(trace), queue_of(trace)
+
+
+def _leftovers(lease: str, trace: str) -> list[str]:
+    return [lease, queue_of(lease), queue_of(trace)]
+
+
 def _slot(claim: Claim) -> str:
     return claim.lease if claim.phase is Phase.FETCHING else queue_of(claim.lease)
-
-
-def _token(raw: object) -> bytes | None:
-    return raw if isinstance(raw, bytes) else None
 
 
 def _is_stamp(raw: object) -> TypeGuard[bytes]:
@@ -83,7 +90,7 @@ class ValidatedStore(PrimitiveStore):
         tries: dict[int, Claim] = {}
         now = time.monotonic()
         before = self.look(
-            (*c.stamps, c.lease, queue_of(c.lease), c.trace, _done(c.trace), *c.reads)
+            (*c.stamps, c.lease, queue_of(c.lease), c.trace, queue_of(c.trace), *c.reads)
             for c in claims
             if c.phase is Phase.QUEUED
         )
@@ -111,7 +118,7 @@ class ValidatedStore(PrimitiveStore):
         # Read after the election: an entry committed before it must be seen, and so must the
         # trace of whoever held the lease until now.
         seen = before | self.look(
-            (*c.stamps, *c.reads, c.trace, _done(c.trace), c.lease, queue_of(c.lease))
+            (*c.stamps, *c.reads, *_memory(c.trace), c.lease, queue_of(c.lease))
             for i, c in tries.items()
             if c.phase is Phase.FETCHING or not added[i]
         )
@@ -148,14 +155,18 @@ class ValidatedStore(PrimitiveStore):
             self.release([(c.lease, c.token, c.trace) for c in vain])
 
     def _add(self, claim: Claim, before: dict[str, object]) -> bool:
-        attempts, seconds = 0, claim.seconds
+        attempts, seconds = self._attempts(claim, before), claim.seconds
         if claim.phase is Phase.QUEUED:
-            last = decode_trace(before.get(claim.trace))
-            done = _token(before.get(_done(claim.trace)))
-            attempts = next_trace(last, done, claim.phase, claim.token).attempts
             seconds = queued_seconds(seconds, attempts)
         record = encode_lease(Lease(claim.phase, claim.token, attempts))
         return self.add(_slot(claim), record, seconds)
+
+    @staticmethod
+    def _attempts(claim: Claim, seen: dict[str, object]) -> int:
+        last = decode_lease(seen.get(queue_of(claim.trace)))
+        if claim.phase is Phase.FETCHING:
+            return last.attempts if last is not None else 0
+        return count_attempts(last, decode_trace(seen.get(claim.trace)), claim.token)
 
     def _retake(self, claim: Claim, raw: object) -> bool:
         """Win a lease after all: it is ours already, has just gone free, or is no lease."""
@@ -178,14 +189,18 @@ class ValidatedStore(PrimitiveStore):
         traces: dict[float, dict[str, bytes]] = {}
         made: set[str] = set()
         for i, c in tries.items():
-            last = decode_trace(seen.get(c.trace))
-            done = _token(seen.get(_done(c.trace)))
-            trace = next_trace(last, done, c.phase, c.token)
-            attempts[i] = trace.attempts
-            traces.setdefault(c.life, {})[c.trace] = encode_trace(trace)
-            if c.phase is Phase.FETCHING and c.soft_stamp and stray_fetch(last, done, c.token):
-                self.set(c.soft_stamp, new_stamp(), c.stamp_life)
-                made.add(c.soft_stamp)
+            attempts[i] = self._attempts(c, seen)
+            if c.phase is Phase.QUEUED:
+                record = encode_lease(Lease(c.phase, c.token, attempts[i]))
+                traces.setdefault(c.life, {})[queue_of(c.trace)] = record
+            else:
+                last = decode_trace(seen.get(c.trace))
+                if c.soft_stamp and may_still_write(last, seen.get(_done(c.trace))):
+                    self.set(c.soft_stamp, new_stamp(), c.stamp_life)
+                    made.add(c.soft_stamp)
+                waiting = decode_lease(seen.get(queue_of(c.trace)))
+                trace = Trace(c.token, waiting.token if waiting is not None else b"")
+                traces.setdefault(c.life, {})[c.trace] = encode_trace(trace)
             for name in c.stamps:
                 if name not in made:
                     made.add(name)
@@ -270,8 +285,8 @@ class ValidatedStore(PrimitiveStore):
         # First the word that we are done: whoever wins the lease must not take us for a straggler.
         if ended:
             self.set_many({_done(c.trace): c.token for c in ended}, DONE_LIFE)
-        leases = [n for c in ours if c.lease is not None for n in (c.lease, queue_of(c.lease))]
-        self.remove([*removes, *leases])
+        gone = [n for c in ours if c.lease is not None for n in _leftovers(c.lease, c.trace)]
+        self.remove([*removes, *gone])
 
     def renew(self, leases: Sequence[tuple[str, bytes, float]]) -> list[bool]:
         seen = self.look([[name for name, _, _ in leases]])
@@ -283,14 +298,16 @@ class ValidatedStore(PrimitiveStore):
 
     def release(self, leases: Sequence[tuple[str, bytes, str]]) -> None:
         seen = self.look((name, queue_of(name)) for name, _, _ in leases)
-        if leases:
-            self.set_many({_done(trace): token for _, token, trace in leases}, DONE_LIFE)
-        ours: list[str] = []
-        for name, token, _ in leases:
-            fetching, queued = (decode_lease(seen.get(slot)) for slot in (name, queue_of(name)))
-            if fetching is not None and fetching.token == token:
-                # The queued lease that it took over ends with it.
-                ours += [name, queue_of(name)]
-            elif queued is not None and queued.token == token:
-                ours.append(queue_of(name))
-        self.remove(ours)
+        ended: dict[str, bytes] = {}
+        gone: list[str] = []
+        for name, token, trace in leases:
+            held = [decode_lease(seen.get(slot)) for slot in (name, queue_of(name))]
+            fetching, queued = [lease is not None and lease.token == token for lease in held]
+            if fetching:
+                ended[_done(trace)] = token
+                gone += _leftovers(name, trace)
+            elif queued:
+                gone += [queue_of(name), queue_of(trace)]
+        if ended:
+            self.set_many(ended, DONE_LIFE)
+        self.remove(gone)

@@ -15,14 +15,14 @@ from async_cache.leases import (
     Lease,
     Phase,
     Trace,
+    count_attempts,
     decode_lease,
     decode_trace,
     encode_lease,
     encode_trace,
+    may_still_write,
     may_take,
-    next_trace,
     queued_seconds,
-    stray_fetch,
 )
 from async_cache.stores.members import MAX_SETS, Members
 from async_cache.stores.resp import INCOMPLETE, ErrorReply, ProtocolError, PythonReader, pack
@@ -39,11 +39,9 @@ def test_a_lease_survives_storage(phase: Phase, token: bytes, attempts: int) -> 
     assert decode_lease(encode_lease(lease)) == lease
 
 
-@given(phases, tokens, counts, st.binary(max_size=20))
-def test_a_trace_survives_storage(
-    phase: Phase, token: bytes, attempts: int, fetching: bytes
-) -> None:
-    trace = Trace(phase, token, attempts, fetching)
+@given(tokens, st.binary(max_size=20))
+def test_a_trace_survives_storage(token: bytes, answers: bytes) -> None:
+    trace = Trace(token, answers)
     assert decode_trace(encode_trace(trace)) == trace
 
 
@@ -72,14 +70,20 @@ def test_who_may_take() -> None:
     assert may_take(fetching, Phase.FETCHING, b"a")
 
 
-def test_a_stray_fetch_is_remembered_until_it_ends_or_another_starts() -> None:
-    first = next_trace(None, None, Phase.FETCHING, b"a")
-    queued = next_trace(first, None, Phase.QUEUED, b"q")
-    assert stray_fetch(queued, None, b"b") == b"a"
-    assert stray_fetch(queued, b"a", b"b") == b""
-    second = next_trace(queued, b"q", Phase.FETCHING, b"b")
-    assert stray_fetch(second, b"a", b"c") == b"b"
-    assert stray_fetch(None, None, b"c") == b""
+def test_dispatches_count_until_one_is_answered() -> None:
+    last = Lease(Phase.QUEUED, b"q", 2)
+    assert count_attempts(None, None, b"n") == 0
+    assert count_attempts(last, None, b"n") == 3
+    assert count_attempts(last, Trace(b"f", b"other"), b"n") == 3
+    assert count_attempts(last, Trace(b"f", b"q"), b"n") == 2
+    assert count_attempts(last, None, b"q") == 2
+
+
+def test_a_fetch_may_write_until_it_said_that_it_will_not() -> None:
+    assert not may_still_write(None, None)
+    assert may_still_write(Trace(b"f", b""), None)
+    assert may_still_write(Trace(b"f", b""), b"g")
+    assert not may_still_write(Trace(b"f", b""), b"f")
 
 
 def test_a_breaker_lets_one_probe_through() -> None:
