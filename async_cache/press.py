@@ -22,7 +22,7 @@ from async_cache.messages import RefreshItem
 from async_cache.signals import announce, error_name
 from async_cache.stores.base import Claimed, Store
 
-__all__ = ["MESSAGE_KEYS", "MESSAGE_LIFE", "Press", "Receipt", "Wish", "bundle"]
+__all__ = ["LOST_GUARD", "MESSAGE_KEYS", "MESSAGE_LIFE", "Press", "Receipt", "Wish", "bundle"]
 
 MESSAGE_KEYS: Final = 100
 """Calls in one message, at most."""
@@ -100,6 +100,11 @@ class Press:
         self.breakers: dict[tuple[str, str], Breaker] = {}
         self._down_since: dict[tuple[str, str], float] = {}
 
+    def reset(self) -> None:
+        """Forget who did not answer, as after a fork."""
+        self.breakers.clear()
+        self._down_since.clear()
+
     def retry_at(self, alias: str, dispatcher: str) -> float:
         """Return when these two may be tried: 0.0 while neither has failed."""
         latest = 0.0
@@ -125,6 +130,11 @@ class Press:
         return [wish for wish in wishes if wish in again]
 
     def _publish_from(self, store: Store, wishes: Sequence[Wish]) -> list[Wish]:
+        if not store.writable_now:
+            error = StoreUnavailable(
+                f'The cache "{store.alias}" takes part in this transaction, so nothing is leased.'
+            )
+            return _refused(wishes, error)
         try:
             answers = store.claim(
                 [

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 from asgiref.sync import sync_to_async
 
-from async_cache import guards, threads
+from async_cache import guards, threads, transactions
 from async_cache.conf import get_settings
 from async_cache.dispatchers.base import RefreshRequest
 from async_cache.exceptions import DispatchFailed
 from async_cache.guards import guarded
 from async_cache.outbox import Outbox
-from async_cache.press import Press, Wish
+from async_cache.press import LOST_GUARD, Press, Wish
 from async_cache.signals import announce, dispatch_failed, error_name
 
 __all__ = [
@@ -169,10 +169,23 @@ def _publish_inline(requests: Sequence[RefreshRequest]) -> int:
             batch = list(pending)
             pending.clear()
             for wish in _press.publish(batch):
-                guards.forget(wish.request.address.entry)
+                if not _after_commit(wish.request):
+                    guards.forget(wish.request.address.entry)
     finally:
         _inline.__dict__.pop("pending", None)
     return len(requests)
+
+
+def _after_commit(request: RefreshRequest) -> bool:
+    """Ask again after the transaction, where it is what keeps a lease from being taken."""
+    if request.runtime.store.writable_now:
+        return False
+    transaction = transactions.current()
+    if transaction is None or not transaction.hooks:
+        return False
+    # A short guard: reads in this transaction ask once, and after a rollback soon again.
+    guards.shorten(request.address.entry, LOST_GUARD)
+    return transaction.on_commit(lambda: submit(request))
 
 
 def _announce_unusable(request: RefreshRequest, error: Exception) -> None:
@@ -191,7 +204,7 @@ def _announce_unusable(request: RefreshRequest, error: Exception) -> None:
 def _reset() -> None:
     global _inline
     _inline = threading.local()
-    _press.breakers.clear()
+    _press.reset()
     _outbox.reset()
 
 

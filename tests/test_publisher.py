@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.core.cache import caches
-from django.db import connections
+from django.db import connections, transaction
 
 from async_cache import clock, guards, publisher, signals, threads
 from async_cache.dispatchers.base import Refresh, RefreshRequest
@@ -21,6 +22,7 @@ from async_cache.exceptions import DispatchFailed, StoreUnavailable
 from async_cache.leases import Phase
 from async_cache.stores.base import Claim, Claimed
 from async_cache.stores.django import DjangoStore
+from async_cache.stores.registry import get_store
 from tests.dispatchers.support import SECONDS, Recorder, Runtime, eventually, heard
 
 
@@ -366,6 +368,22 @@ def test_an_inline_failure_reaches_no_reader_and_leaves_no_guard() -> None:
     assert not publisher.guarded("entry:a", b"\1" * 8, b"stamps")
     recorder.failing = False
     publisher.submit(runtime.request("a"))
+    assert recorder.digests == [["a"]]
+
+
+def test_where_a_lease_would_be_part_of_the_transaction_the_commit_is_waited_for(
+    database_cache: Any,
+) -> None:
+    recorder = Recorder(inline=True)
+    runtime = Runtime(recorder, alias="database", store=get_store("database"))
+    with transaction.atomic():
+        publisher.submit(runtime.request("a"))
+        assert recorder.taken == []
+        assert runtime.lease("a") is None
+    assert recorder.digests == [["a"]]
+    with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+        publisher.submit(runtime.request("b"))
+        raise ZeroDivisionError
     assert recorder.digests == [["a"]]
 
 

@@ -22,8 +22,8 @@ from typing import Any, Final
 from async_cache.conf import get_settings
 from async_cache.dispatchers.base import Dispatcher, Refresh
 from async_cache.exceptions import ConfigurationError, DispatchFailed
-from async_cache.secret_keys import get_ring
 from async_cache.messages import seal_message
+from async_cache.secret_keys import get_ring
 
 __all__ = ["CeleryDispatcher"]
 
@@ -120,8 +120,9 @@ class CeleryDispatcher(Dispatcher):
         Celery knows a current app in the thread that made it and elsewhere falls back to an
         unconfigured one. Readers and the publisher run in other threads, so the app is looked for.
         """
-        from celery import _state
+        from celery import _state as celery_state
 
+        _state: Any = celery_state  # what is needed of it has no public name
         own = _state._tls.current_app
         if own is not None:
             self._app = weakref.ref(own)

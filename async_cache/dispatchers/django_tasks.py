@@ -11,8 +11,8 @@ from django.core.exceptions import ImproperlyConfigured
 from async_cache import worker
 from async_cache.dispatchers.base import Dispatcher, Refresh
 from async_cache.exceptions import ConfigurationError, DispatchFailed
-from async_cache.secret_keys import get_ring
 from async_cache.messages import seal_message
+from async_cache.secret_keys import get_ring
 
 __all__ = ["DjangoTasksDispatcher", "run_refresh"]
 

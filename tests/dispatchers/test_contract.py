@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from async_cache import publisher, signals
+from async_cache import guards, signals
 from async_cache.dispatchers import Dispatcher
 from async_cache.jobs.base import AsyncCacheJob
 from tests.dispatchers import jobs
@@ -124,7 +124,7 @@ def test_a_closed_dispatcher_opens_again(dispatcher: Dispatcher) -> None:
     handle = job.refresh_later("ann")
     assert handle.wait(10)
     dispatcher.close()
-    publisher.guards.forget()
+    guards.forget()
     with heard(signals.refresh_committed) as events:
         job.get("ann")
         eventually(lambda: events)
