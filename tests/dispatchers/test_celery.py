@@ -70,7 +70,7 @@ def broker(redis_url: str) -> Iterator[redis.Redis]:
 
 
 def delivered(client: redis.Redis, queue: str = "celery") -> list[dict[str, Any]]:
-    messages: list[Any] = client.lrange(queue, 0, -1)  # type: ignore[assignment]
+    messages: list[Any] = client.lrange(queue, 0, -1)
     return [json.loads(message) for message in messages]
 
 
@@ -123,7 +123,7 @@ def test_task_options_reach_the_message(dispatcher: CeleryDispatcher, broker: re
 
 def test_the_apps_own_pool_is_left_alone(dispatcher: CeleryDispatcher, broker: redis.Redis) -> None:
     dispatcher.dispatch(a_refresh())
-    assert app._pool is None
+    assert app._pool is None  # type: ignore[attr-defined]
 
 
 # --- brokers that do not answer ---------------------------------------------------------------
