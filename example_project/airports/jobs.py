@@ -12,8 +12,7 @@ from typing import Any
 
 from django.db.models import Avg, Count, Max
 
-from async_cache import AsyncCacheJob, QuerySetFilterJob, QuerySetGetJob, cached
-from async_cache.keys import Call
+from async_cache import AsyncCacheJob, Call, QuerySetFilterJob, QuerySetGetJob, cached
 
 from .models import Airport, Country
 from .upstream import ask_for_weather
