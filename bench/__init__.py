@@ -1,0 +1,1 @@
+"""Measure the figures that the project promises: ``python -m bench``."""

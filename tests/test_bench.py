@@ -1,0 +1,56 @@
+"""The arithmetic of the figures. Nothing is timed here: `make bench` measures."""
+
+import math
+
+import pytest
+
+from bench.figures import Figure, Report, table
+from bench.rounds import BASE, TWIN, Run, is_steady, loops_for
+
+
+def run_of(*rounds: tuple[float, float, float]) -> Run:
+    return Run([{BASE: base, TWIN: twin, "case": case} for base, twin, case in rounds])
+
+
+def test_ratios_are_taken_inside_a_round_and_the_median_over_rounds() -> None:
+    # The machine slows down threefold in the last round; one round has an outlier.
+    run = run_of((1.0, 1.0, 2.0), (1.0, 1.0, 50.0), (3.0, 3.0, 6.0))
+    assert run.ratio("case") == 2.0
+    assert run.difference("case") == 3.0
+    assert run.seconds(BASE) == 1.0
+    assert run.least("case") == 2.0
+
+
+def test_the_base_is_the_mean_of_its_two_timings() -> None:
+    assert run_of((0.8, 1.2, 2.0)).ratio("case") == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("pair", "steady"),
+    [(1.0, True), (1.019, True), (1 / 1.019, True), (1.021, False), (0.979, False), (2.0, False)],
+)
+def test_a_run_whose_identical_cases_differ_does_not_count(pair: float, steady: bool) -> None:
+    assert is_steady(pair) is steady
+    assert run_of((1.0, pair, 1.0)).steady is steady
+
+
+def test_a_block_has_as_many_operations_as_fill_it_and_at_least_one() -> None:
+    assert loops_for(0.001, 0.015) == 15
+    assert loops_for(1.0, 0.015) == 1
+    assert loops_for(0.0, 0.015) == 1
+
+
+def test_a_figure_is_met_at_its_target_and_has_no_verdict_without_one() -> None:
+    assert Figure("a", 0.75, "x", 0.75).met is True
+    assert Figure("a", math.nextafter(0.75, 1), "x", 0.75).met is False
+    assert Figure("a", 9.0, "us").met is None
+
+
+def test_the_table_names_figure_target_verdict_and_trouble() -> None:
+    figures = (Figure("hit", 0.8, "x", 0.75), Figure("stale", 1.0, "x", 1.1))
+    text = table([Report("redis", figures, 1.004, 2), Report("other", problem="no server")])
+    hit, stale = (line for line in text.splitlines() if line.startswith("  ") and "<=" in line)
+    assert hit.split() == ["hit", "0.80", "<=", "0.75", "NO"]
+    assert stale.split()[-1] == "yes"
+    assert "A/A 1.004, run 2" in text
+    assert "no server" in text
