@@ -141,6 +141,28 @@ def _check_settings(code: object) -> None:
     assert not wrong, wrong
 
 
+class Response:
+    """What `requests` of a page returns: nothing of a page goes to the network."""
+
+    status_code = 200
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.headers = {"ETag": "1"}
+
+    def json(self) -> dict[str, str]:
+        return {"url": self.url}
+
+    def raise_for_status(self) -> None:
+        return None
+
+
+def _requests() -> ModuleType:
+    module = ModuleType("requests")
+    module.get = lambda url, **_: Response(url)  # type: ignore[attr-defined]
+    return module
+
+
 def main(page: Path) -> None:
     """Run a page with a database of its own."""
     import django
@@ -148,6 +170,7 @@ def main(page: Path) -> None:
     from django.test.utils import setup_test_environment
 
     sys.modules[MODULE] = ModuleType(MODULE)
+    sys.modules["requests"] = _requests()
     django.setup()
     setup_test_environment()
     runner = DiscoverRunner(verbosity=0, interactive=False)
