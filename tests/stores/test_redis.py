@@ -249,7 +249,7 @@ def test_a_forked_child_has_connections_of_its_own(store: RedisStore) -> None:
 
 
 class Dripping(socketserver.ThreadingTCPServer):
-    """Answers each command with one byte each 50 ms, for ever."""
+    """Answers each command with one byte each 0.4 s, for ever."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -265,7 +265,7 @@ class Drip(socketserver.BaseRequestHandler):
                 self.request.sendall(b"*1\r\n$1000\r\n")
                 while True:
                     self.request.sendall(b"x")
-                    time.sleep(0.05)
+                    time.sleep(0.4)
 
 
 def test_dripping_bytes_do_not_stretch_a_wait(settings: Any) -> None:
@@ -273,14 +273,15 @@ def test_dripping_bytes_do_not_stretch_a_wait(settings: Any) -> None:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
+            settings.ASYNC_CACHE = {"IO_TIMEOUT": 0.5}
             store = use(settings, f"redis://127.0.0.1:{server.server_address[1]}")
-            within(0.6, lambda: store.read(store.prepare(["a"])))
+            within(0.75, lambda: store.read(store.prepare(["a"])))
             after_pause(store)
             # Once more on a connection that was idle.
             link = store._pool.connect(time.monotonic() + 1)
             store._pool.give_back(link)
             store.breaker.succeeded()
-            within(0.6, lambda: store.read(store.prepare(["a"])))
+            within(0.75, lambda: store.read(store.prepare(["a"])))
         finally:
             server.shutdown()
             thread.join()
