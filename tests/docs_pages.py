@@ -19,7 +19,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = "docs_page"
@@ -128,14 +129,18 @@ def run_page(page: Path) -> int:
     return done
 
 
-def _check_settings(code: object) -> None:
+def _check_settings(code: CodeType) -> None:
     """Put a block of settings in force, and let no system check call them wrong."""
     from django.conf import settings
     from django.core import checks
     from django.test import override_settings
 
-    given = {"INSTALLED_APPS": list(settings.INSTALLED_APPS), "SECRET_KEY": settings.SECRET_KEY}
-    exec(code, given)  # type: ignore[call-overload]
+    installed = set(settings.INSTALLED_APPS)
+    given: dict[str, Any] = {"INSTALLED_APPS": list(settings.INSTALLED_APPS), "SECRET_KEY": settings.SECRET_KEY}
+    exec(code, given)
+    apps = given["INSTALLED_APPS"]
+    if ... in apps:  # "what you have already"
+        given["INSTALLED_APPS"] = [*settings.INSTALLED_APPS, *(set(apps) - {...} - installed)]
     with override_settings(**{name: value for name, value in given.items() if name.isupper()}):
         wrong = [m for m in checks.run_checks(tags=["async_cache"]) if m.level >= checks.ERROR]
     assert not wrong, wrong
@@ -169,7 +174,9 @@ def main(page: Path) -> None:
     from django.test.runner import DiscoverRunner
     from django.test.utils import setup_test_environment
 
-    sys.modules[MODULE] = ModuleType(MODULE)
+    # What a page calls shop.jobs is its own module.
+    sys.modules[MODULE] = sys.modules["shop.jobs"] = ModuleType(MODULE)
+    sys.modules["shop"] = ModuleType("shop")
     sys.modules["requests"] = _requests()
     django.setup()
     setup_test_environment()
