@@ -2,9 +2,10 @@
 
 A fenced block is a step of its page. What the reader does not see stands in HTML comments:
 
-``<!-- test: word name=value -->``  how the test treats the block that follows, or a step of its own
-``<!-- run ... -->``                Python that the test runs besides: what the page takes for granted,
-                                    and what must hold
+``<!-- test: word name=value -->``
+    How the test treats the block that follows, or a step of its own.
+``<!-- run ... -->``
+    Python that the test runs besides: what the page takes for granted, and what must hold.
 
 ``python -m tests.docs_pages PAGE`` runs the Python blocks of a page in order, in one module.
 """
@@ -136,7 +137,10 @@ def _check_settings(code: CodeType) -> None:
     from django.test import override_settings
 
     installed = set(settings.INSTALLED_APPS)
-    given: dict[str, Any] = {"INSTALLED_APPS": list(settings.INSTALLED_APPS), "SECRET_KEY": settings.SECRET_KEY}
+    given: dict[str, Any] = {
+        "INSTALLED_APPS": list(settings.INSTALLED_APPS),
+        "SECRET_KEY": settings.SECRET_KEY,
+    }
     exec(code, given)
     apps = given["INSTALLED_APPS"]
     if ... in apps:  # "what you have already"

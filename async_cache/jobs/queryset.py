@@ -171,7 +171,7 @@ class QuerySetFilterJob(_QuerySetJob[M, list[M]]):
 
     ::
 
-    staff = QuerySetFilterJob(User).filter(is_staff=True)
+        staff = QuerySetFilterJob(User).filter(is_staff=True)
     """
 
     name = "async_cache.QuerySetFilterJob"
