@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 
-__all__ = ["Breaker"]
+from async_cache.signals import announce, error_name, store_failed, store_recovered
+
+__all__ = ["Breaker", "StoreBreaker"]
 
 
 class Breaker:
@@ -42,3 +44,41 @@ class Breaker:
     def succeeded(self) -> None:
         """Note a success: everybody may try."""
         self.retry_at = 0.0
+
+
+class StoreBreaker(Breaker):
+    """The breaker of a store, which announces its outages.
+
+    Args:
+        alias: Name in ``CACHES``.
+    """
+
+    __slots__ = ("_down_since", "alias")
+
+    def __init__(self, alias: str) -> None:
+        super().__init__()
+        self.alias = alias
+        self._down_since: float | None = None
+
+    def note(self, error: Exception, operation: str, now: float) -> None:
+        """Note a failure and announce it; while the store is left alone there is none to note."""
+        self.failed(now)
+        if self._down_since is None:
+            self._down_since = now
+        announce(
+            store_failed,
+            alias=self.alias,
+            operation=operation,
+            error=error,
+            error_type=error_name(error),
+        )
+
+    def answered(self, now: float) -> None:
+        """Note a success; announce it when it is the first after an outage."""
+        self.succeeded()
+        if self._down_since is None:
+            return
+        with self._lock:
+            since, self._down_since = self._down_since, None
+        if since is not None:
+            announce(store_recovered, alias=self.alias, seconds=now - since)

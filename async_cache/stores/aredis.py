@@ -118,7 +118,7 @@ class AsyncRedisStore(AsyncStore):
                     replies = await self._use(await self._connect(), request)
         except Exception as error:
             raise note_failure(self.alias, self._breaker, error) from error
-        self._breaker.succeeded()
+        self._breaker.answered(time.monotonic())
         return replies
 
     async def _carry_on_idle(self, request: Request) -> list[Any] | None:

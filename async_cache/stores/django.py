@@ -17,7 +17,7 @@ from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 
-from async_cache.breaker import Breaker
+from async_cache.breaker import StoreBreaker
 from async_cache.entry import new_stamp
 from async_cache.exceptions import StoreUnavailable
 from async_cache.stores.base import Claim, Claimed, Commit, Lease, Outcome
@@ -53,7 +53,7 @@ class DjangoStore(ValidatedStore):
     def __init__(self, alias: str, stamp_life: float) -> None:
         super().__init__(stamp_life)
         self.alias = alias
-        self._breaker = Breaker()
+        self._breaker = StoreBreaker(alias)
         cache = caches[alias]
         self.shares = not isinstance(cache, LocMemCache)
         self.elects = not isinstance(cache, FileBasedCache)
@@ -69,7 +69,6 @@ class DjangoStore(ValidatedStore):
             if not isinstance(error.__cause__, _DAMAGED):
                 raise
             # One damaged value must not hide the others.
-            self._breaker.succeeded()
             return {name: self._get(name) for name in names}
         return found
 
@@ -79,7 +78,6 @@ class DjangoStore(ValidatedStore):
         except StoreUnavailable as error:
             if not isinstance(error.__cause__, _DAMAGED):
                 raise
-            self._breaker.succeeded()
             return b""
 
     def set(self, name: str, value: bytes, seconds: float) -> None:
@@ -134,12 +132,13 @@ class DjangoStore(ValidatedStore):
         try:
             result = self._perform(caches[self.alias], method, *args)
         except Exception as error:
-            if type(error).__name__ not in _REFUSALS:
-                self._breaker.failed(time.monotonic())
+            damaged = method.startswith("get") and isinstance(error, _DAMAGED)
+            if not damaged and type(error).__name__ not in _REFUSALS:
+                self._breaker.note(error, method, time.monotonic())
             raise StoreUnavailable(
                 f"The cache {self.alias!r} failed to {method}: {type(error).__qualname__}."
             ) from error
-        self._breaker.succeeded()
+        self._breaker.answered(time.monotonic())
         return result
 
     def _perform(self, cache: BaseCache, method: str, *args: Any) -> Any:

@@ -12,7 +12,7 @@ from django.core.cache.backends.redis import RedisCache
 from redis import Redis
 from redis.connection import ConnectionPool
 
-from async_cache.breaker import Breaker
+from async_cache.breaker import StoreBreaker
 from async_cache.exceptions import StoreUnavailable
 from async_cache.stores.base import Claim, Claimed, Commit, Handle, Lease, Level, Outcome, Store
 from async_cache.stores.exchanges import Exchange, Exchanges, Request
@@ -40,10 +40,10 @@ def paused(alias: str) -> StoreUnavailable:
     )
 
 
-def note_failure(alias: str, breaker: Breaker, error: Exception) -> StoreUnavailable:
+def note_failure(alias: str, breaker: StoreBreaker, error: Exception) -> StoreUnavailable:
     """Open the breaker where the next command would fail too, and return the error to raise."""
     if not isinstance(error, ErrorReply) or error.code in DOWN:
-        breaker.failed(time.monotonic())
+        breaker.note(error, "exchange", time.monotonic())
     if isinstance(error, ErrorReply):
         hint = ""
         if error.code in {"MOVED", "CROSSSLOT", "ASK"}:
@@ -94,7 +94,7 @@ class RedisStore(Store):
         self.like = like
         self.timeout = self._timeout = timeout
         self.exchanges = self._exchanges = Exchanges(make_key)
-        self.breaker = self._breaker = Breaker()
+        self.breaker = self._breaker = StoreBreaker(alias)
         self._pool = Pool(like, timeout)
         self._idle = self._pool.idle
 
@@ -192,7 +192,7 @@ class RedisStore(Store):
                 replies = self._use(link, request, deadline)
         except Exception as error:
             raise self._failed(error) from error
-        self._breaker.succeeded()
+        self._breaker.answered(time.monotonic())
         return replies
 
     def _carry_on_idle(self, request: Request, deadline: float) -> list[Any] | None:

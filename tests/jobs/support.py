@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +14,7 @@ from django.dispatch import Signal
 from async_cache import worker
 from async_cache.dispatchers.base import Dispatcher, Refresh
 from async_cache.exceptions import DispatchFailed
-from async_cache.messages import open_message, seal_message
+from async_cache.messages import seal_message
 from async_cache.secret_keys import get_ring
 
 SECONDS = 10.0
@@ -75,6 +77,17 @@ class Caller:
         except BaseException as error:  # noqa: BLE001 - raised in the test's thread
             self._error = error
 
+    def blocked(self) -> Caller:
+        """Return once the call waits for another thread; what it waits for announces nothing."""
+        deadline = time.monotonic() + SECONDS
+        while self._thread.is_alive():
+            frame = sys._current_frames().get(self._thread.ident or 0)
+            if frame is not None and frame.f_code is threading.Condition.wait.__code__:
+                break
+            assert time.monotonic() < deadline, "the call does not wait"
+            time.sleep(0.001)
+        return self
+
     def result(self) -> Any:
         self._thread.join(SECONDS)
         assert not self._thread.is_alive(), "the call did not end"
@@ -98,6 +111,3 @@ def heard(*signals: Signal) -> Iterator[list[dict[str, Any]]]:
     finally:
         for signal in signals:
             signal.disconnect(listen)
-
-
-__all__ = ["SECONDS", "Caller", "Gate", "Shelf", "heard", "open_message"]
