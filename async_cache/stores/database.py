@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from django.db import connections, router, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 __all__ = ["Detour", "in_transaction", "sqlite_loses_writes"]
@@ -96,7 +96,8 @@ class Detour:
     @property
     def write_alias(self) -> str:
         """The database that holds the cache's table."""
-        return router.db_for_write(self._model)
+        # Each read asks, and most projects have no routers.
+        return router.db_for_write(self._model) if router.routers else DEFAULT_DB_ALIAS
 
     @property
     def writable_now(self) -> bool:
@@ -114,7 +115,7 @@ class Detour:
         swaps: dict[str, BaseDatabaseWrapper] = {}
         if second is not None:
             swaps[alias] = second.wrapper
-        reader = router.db_for_read(self._model)
+        reader = router.db_for_read(self._model) if router.routers else alias
         if reader != alias:
             # A replica may not have the newest stamps yet.
             swaps[reader] = swaps.get(alias, first)

@@ -53,8 +53,11 @@ class PrimitiveStore(Store):
         return tuple(names)
 
     def read(self, handle: Handle) -> list[bytes | None]:
-        found = self.get_many(handle)
-        return [self.as_bytes(found.get(name)) for name in handle]
+        find, as_bytes = self.get_many(handle).get, self.as_bytes
+        return [
+            raw if type(raw := find(name)) is bytes else as_bytes(raw)  # most are; calls cost
+            for name in handle
+        ]
 
     def read_many(self, handles: Sequence[Handle]) -> list[list[bytes | None]]:
         found = self.get_many(tuple(dict.fromkeys(name for names in handles for name in names)))
@@ -76,9 +79,9 @@ class PrimitiveStore(Store):
         return decode_lease(found.get(lease)) or decode_lease(found.get(queue_of(lease)))
 
     def look(self, groups: Iterable[Iterable[str]]) -> dict[str, object]:
-        """Read names once each, in this order; nothing where there are none."""
-        names = tuple(dict.fromkeys(name for group in groups for name in group))
-        return self.get_many(names) if names else {}
+        """Read names once each, in this order; None for what is not there."""
+        found: dict[str, object] = dict.fromkeys(name for group in groups for name in group)
+        return found | self.get_many(tuple(found)) if found else found
 
     # Writes.
 
