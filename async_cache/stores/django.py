@@ -124,8 +124,8 @@ class DjangoStore(ValidatedStore):
         return seconds if self._exact else max(1, math.ceil(seconds))
 
     def _call(self, method: str, *args: Any) -> Any:
-        now = time.monotonic()
-        if not self._breaker.admits(now):
+        breaker = self._breaker
+        if breaker.retry_at and not breaker.admits(time.monotonic()):
             raise StoreUnavailable(
                 f"The cache {self.alias!r} failed a moment ago; it is tried again in a second."
             )
@@ -134,11 +134,12 @@ class DjangoStore(ValidatedStore):
         except Exception as error:
             damaged = method.startswith("get") and isinstance(error, _DAMAGED)
             if not damaged and type(error).__name__ not in _REFUSALS:
-                self._breaker.note(error, method, time.monotonic())
+                breaker.note(error, method, time.monotonic())
             raise StoreUnavailable(
                 f"The cache {self.alias!r} failed to {method}: {type(error).__qualname__}."
             ) from error
-        self._breaker.answered(time.monotonic())
+        if breaker.retry_at:
+            breaker.answered(time.monotonic())
         return result
 
     def _perform(self, cache: BaseCache, method: str, *args: Any) -> Any:

@@ -117,22 +117,26 @@ class ValidatedStore(PrimitiveStore):
         added = {i: self._add(c, before) for i, c in tries.items()}
         # Read after the election: an entry committed before it must be seen, and so must the
         # trace of whoever held the lease until now.
-        seen = before | self.look(
-            (*c.stamps, *c.reads, *_memory(c.trace), c.lease, queue_of(c.lease))
-            for i, c in tries.items()
-            if c.phase is Phase.FETCHING or not added[i]
+        seen = before | self._look_around(
+            c for i, c in tries.items() if c.phase is Phase.FETCHING or not added[i]
         )
+        retaken: list[Claim] = []
         for i, c in list(tries.items()):
-            if not added[i] and not self._retake(c, seen.get(_slot(c))):
+            held = decode_lease(seen.get(_slot(c)))
+            if added[i] or (held is not None and held.token == c.token):
+                continue
+            if held is None and self._retake(c, seen):
+                retaken.append(c)
+            else:
                 answers[i] = self._lost(c, seen)
                 del tries[i]
+        seen |= self._look_around(retaken)
         attempts = self._leave_traces(tries, seen)
         after = self.look(
             (*c.stamps, *(c.reads if c.phase is Phase.QUEUED else ()), queue_of(c.lease), c.lease)
             for c in tries.values()
         )
-        seen.update(dict.fromkeys(n for c in tries.values() for n in (c.lease, queue_of(c.lease))))
-        seen.update(after)
+        seen |= after
         for i, c in tries.items():
             held = self.holder_in(seen, c.lease)
             if held is None or held.token != c.token or held.phase < c.phase:
@@ -168,16 +172,16 @@ class ValidatedStore(PrimitiveStore):
             return last.attempts if last is not None else 0
         return count_attempts(last, decode_trace(seen.get(claim.trace)), claim.token)
 
-    def _retake(self, claim: Claim, raw: object) -> bool:
-        """Win a lease after all: it is ours already, has just gone free, or is no lease."""
-        held = decode_lease(raw)
-        if held is not None:
-            return held.token == claim.token
-        record = encode_lease(Lease(claim.phase, claim.token, 0))
-        if raw is None:
-            return self.add(_slot(claim), record, claim.seconds)
-        self.set(_slot(claim), record, claim.seconds)
-        return True
+    def _retake(self, claim: Claim, seen: dict[str, object]) -> bool:
+        """Win a lease after all: it has just gone free, or what is there is no lease."""
+        if seen.get(_slot(claim)) is not None:
+            self.delete_many([_slot(claim)])
+        return self._add(claim, seen)
+
+    def _look_around(self, claims: Iterable[Claim]) -> dict[str, object]:
+        return self.look(
+            (*c.stamps, *c.reads, *_memory(c.trace), c.lease, queue_of(c.lease)) for c in claims
+        )
 
     def _leave_traces(self, tries: dict[int, Claim], seen: dict[str, object]) -> dict[int, int]:
         """Renew soft stamps where due, make missing stamps, and write the traces.
