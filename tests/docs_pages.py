@@ -85,7 +85,7 @@ def _steps(lines: list[str]) -> Iterator[Step]:
             kind = fence[3] if fence[2] in (None, "code-block") else fence[2]
             indent = len(line) - len(line.lstrip())
             text = "\n".join(part[indent:] for part in body).strip("\n") + "\n"
-            yield Step(kind, text, start, options.get("caption", ""), marks or {})
+            yield Step(kind, text, start, options.get("caption", "").strip("`"), marks or {})
             marks, at = None, end + 1
         else:
             if line.strip() and marks is not None:
