@@ -7,6 +7,7 @@ connection whose socket cannot be used so is driven through its public methods.
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from redis import Redis
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -41,6 +43,8 @@ _CODES = {"NoScriptError": "NOSCRIPT", "ReadOnlyError": "READONLY", "BusyLoading
 def connection_options(pool: ConnectionPool, timeout: float) -> dict[str, Any]:
     """Return how to make a connection like the pool's, with our timeouts and no hidden retries."""
     options = {k: v for k, v in pool.connection_kwargs.items() if not k.startswith(_FOREIGN)}
+    if hasattr(options.get("connection_pool"), "sentinel_manager"):
+        options["connection_pool"] = _bounded_sentinels(options["connection_pool"], timeout)
     return options | {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -51,6 +55,21 @@ def connection_options(pool: ConnectionPool, timeout: float) -> dict[str, Any]:
         "decode_responses": False,
         "protocol": 2,
     }
+
+
+def _bounded_sentinels(proxy: Any, timeout: float) -> Any:
+    """Return a copy of what asks the Sentinels for the primary, which waits no longer than this."""
+    proxy = copy.copy(proxy)
+    manager = proxy.sentinel_manager = copy.copy(proxy.sentinel_manager)
+    manager.sentinels = [
+        Redis(
+            connection_pool=ConnectionPool(
+                like.connection_class, **connection_options(like, timeout)
+            )
+        )
+        for like in [sentinel.connection_pool for sentinel in manager.sentinels]
+    ]
+    return proxy
 
 
 def is_stale(error: BaseException) -> bool:

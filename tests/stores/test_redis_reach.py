@@ -67,7 +67,11 @@ def works(store: RedisStore) -> bool:
 
 @pytest.mark.slow
 def test_sentinel_names_the_new_primary(settings: Any, redis_server: RedisServer) -> None:
-    with RedisServer() as replica, SentinelServer(redis_server.port) as sentinel:
+    with (
+        RedisServer() as replica,
+        SentinelServer(redis_server.port) as sentinel,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
         with redis.Redis.from_url(replica.url) as client:
             client.slaveof("127.0.0.1", redis_server.port)
         with redis.Redis.from_url(sentinel.url) as watcher:
@@ -80,12 +84,18 @@ def test_sentinel_names_the_new_primary(settings: Any, redis_server: RedisServer
                 "LOCATION": "redis://main/0",
                 "OPTIONS": {
                     "CLIENT_CLASS": "django_redis.client.SentinelClient",
-                    "SENTINELS": [("127.0.0.1", sentinel.port)],
+                    "SENTINELS": [silent.getsockname(), ("127.0.0.1", sentinel.port)],
                 },
             },
         }
         store = get_store("default")
         assert isinstance(store, RedisStore)
+        # A Sentinel that answers nothing costs a bounded wait, once.
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            store.put([("a", b"1", 60)])
+        assert time.monotonic() - started < 1
+        wait_for(lambda: works(store))
         win(store, b"a")
         assert isinstance(get_async_store("default"), AsyncRedisStore)
         redis_server.kill()
