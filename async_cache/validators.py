@@ -32,6 +32,12 @@ _RESERVED_TASK_OPTIONS: Final = {
     "expires": "a message lives as long as its refresh is of use",
     "ignore_result": "a refresh leaves its value in the cache",
     "queue": "use the option `queue`",
+    "serializer": "messages are sealed JSON",
+    "soft_time_limit": "use the option `fetch_timeout`",
+    "time_limit": "use the option `fetch_timeout`",
+    "add_to_parent": "async_cache publishes over a connection of its own",
+    "confirm_timeout": "async_cache publishes over a connection of its own",
+    "producer": "async_cache publishes over a connection of its own",
 }
 
 _DURATION_REMEDY: Final = "Give seconds as a number, or a datetime.timedelta."

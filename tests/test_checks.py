@@ -236,6 +236,13 @@ class TestCaches:
         with cache(backend, location, **options):
             assert not of("W006")
 
+    @pytest.mark.parametrize(("client", "count"), [("DefaultClient", 0), ("ShardClient", 1)])
+    def test_hidden_outages(self, client: str, count: int) -> None:
+        # Through its own connections async_cache sees an outage whatever django-redis hides.
+        options = {"CLIENT_CLASS": f"django_redis.client.{client}", "IGNORE_EXCEPTIONS": True}
+        with cache(DJANGO_REDIS, ["redis://localhost:1/0"], **options):
+            assert len(of("W013")) == count
+
     def test_only_the_caches_in_use_count(self) -> None:
         caches = {"default": {"BACKEND": DUMMY}, "ours": {"BACKEND": LOCMEM}}
         with override_settings(CACHES=caches), setting(CACHE="ours"):

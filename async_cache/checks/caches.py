@@ -247,4 +247,5 @@ _CHECKS: Final[
     _check_sqlite,
     _check_size,
     _check_timeouts,
+    _check_honesty,
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +27,7 @@ from async_cache.dispatchers.celery import CeleryDispatcher
 from async_cache.exceptions import DispatchFailed
 from async_cache.keys import Call
 from async_cache.messages import RefreshItem, RefreshMessage, open_message
+from async_cache.options import check_options
 from async_cache.secret_keys import get_ring
 from async_cache.tasks import refresh as refresh_task
 from tests.celery_app import app
@@ -351,3 +355,13 @@ def test_an_expired_message_is_dropped_and_counted() -> None:
 def test_the_task_is_acknowledged_early_and_never_retried() -> None:
     task = app.tasks["async_cache.refresh"]
     assert (task.acks_late, task.max_retries, task.ignore_result) == (False, 0, True)
+
+
+def test_what_the_dispatcher_fills_in_is_no_task_option() -> None:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(CeleryDispatcher._publish)))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (publish,) = [one for one in calls if ast.unparse(one.func) == "task.apply_async"]
+    filled = {word.arg for word in publish.keywords if word.arg}
+    assert "time_limit" in filled
+    for name in filled | {"queue", "confirm_timeout"}:
+        assert check_options("shop.Job", {"task_options": {name: 1}}), name
