@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import threading
 from collections import Counter
-from typing import Any
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import pytest
+from django.core.cache import caches
 
 from async_cache import AsyncCacheJob, FetchUnavailable, clock, guards
 from async_cache.signals import refresh_committed, refresh_unanswered
@@ -26,7 +29,7 @@ class Cold(AsyncCacheJob[str]):
     """Held until every caller of a round has come."""
 
     gate: Gate
-    fetched: Counter[str] = Counter()
+    fetched: ClassVar[Counter[str]] = Counter()
 
     def fetch(self, name: str) -> str:
         Cold.fetched[name] += 1
@@ -213,7 +216,7 @@ def test_p5_a_lost_message_is_sent_again_and_says_so(
         shelf.run_all()
     finally:
         guards.forget()
-    gaps = [later - earlier for earlier, later in zip(sent, sent[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(sent)]
     assert gaps[0] <= 12, "within seconds of the grace's end"
     assert gaps == sorted(gaps), "the grace doubles for each that got no answer"
     assert gaps[2] >= 35
@@ -222,8 +225,6 @@ def test_p5_a_lost_message_is_sent_again_and_says_so(
 
 
 def test_p5_a_flushed_cache_is_filled_again(alias: str, shelf: Shelf) -> None:
-    from django.core.cache import caches
-
     job = Edge(ttl=60)
     job.get(1)
     job.invalidate(1)
@@ -235,8 +236,6 @@ def test_p5_a_flushed_cache_is_filled_again(alias: str, shelf: Shelf) -> None:
 
 
 def test_p5_an_event_loop_that_is_thrown_away_leaves_no_key_stuck(alias: str) -> None:
-    import asyncio
-
     class Hanging(AsyncCacheJob[str]):
         wait = 0.2
         lease = 0.2
