@@ -31,7 +31,7 @@ from tests.servers import Process, free_port
 DOCS = ROOT / "docs"
 TUTORIAL = DOCS / "tutorial" / "index.md"
 REFERENCE = DOCS / "reference"
-SNIPPETS = [ROOT / "README.md", *sorted((DOCS / "how-to").glob("*.md"))]
+SNIPPETS = [ROOT / "README.md", DOCS / "index.md", *sorted((DOCS / "how-to").glob("*.md"))]
 SNIPPETS += [REFERENCE / "jobs.md", REFERENCE / "queryset-jobs.md", REFERENCE / "decorator.md"]
 JOB = ("weather.jobs.Weather", "Oslo")
 
