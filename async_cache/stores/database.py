@@ -92,6 +92,8 @@ class Detour:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._local = threading.local()
+        # A second connection would wait for the first one's transaction.
+        self._has_one_writer = connections[self.write_alias].vendor == "sqlite"
 
     @property
     def write_alias(self) -> str:
@@ -107,6 +109,8 @@ class Detour:
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
         """Do ``work``, whose database operations commit at once."""
+        if self._has_one_writer and not router.routers:
+            return work(*args)
         alias = self.write_alias
         first = connections[alias]
         second: _Second | None = None
