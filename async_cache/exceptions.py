@@ -3,11 +3,11 @@
 ::
 
     AsyncCacheError
-    ├── ConfigurationError      (also ImproperlyConfigured)  a setting, option or class is wrong
-    ├── UnkeyableArgument       (also TypeError, RuntimeError)  an argument has no form in a key
+    ├── ConfigurationError      (also ImproperlyConfigured)  a setting or class is wrong
+    ├── UnkeyableArgument       (also TypeError, RuntimeError)  an argument has no key
     ├── UnstorableValue         (also ValueError)  a value cannot be stored
     ├── FetchUnavailable        no value now: another's fetch runs, or the last one failed
-    ├── FetchTimeout            (also TimeoutError)  a fetch ran past its ``fetch_timeout``
+    ├── FetchTimeout            (also TimeoutError)  a fetch ran past its fetch_timeout
     ├── RecursiveFetch          (also RuntimeError)  a fetch asked for its own key
     ├── StoreUnavailable        (also ConnectionError)  the cache did not answer
     ├── DispatchFailed          (also ConnectionError)  the dispatcher did not take a refresh

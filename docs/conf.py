@@ -34,7 +34,8 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = False
+# One compact list, in place of an entry with a type of its own for each.
+napoleon_custom_sections = [("Attributes", "params_style")]
 nitpicky = False
 
 html_theme = "furo"
