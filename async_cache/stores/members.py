@@ -37,6 +37,11 @@ class Members:
             members[member] = until
             return True
 
+    def forget(self, name: str) -> None:
+        """Drop a whole set, there or not."""
+        with self._lock:
+            self._sets.pop(name, None)
+
     @staticmethod
     def _fits(members: dict[str, float], member: str, cap: int, now: float) -> bool:
         if member in members or len(members) < cap:

@@ -300,6 +300,11 @@ class ValidatedStore(PrimitiveStore):
             for lease, (name, token, seconds) in zip(held, leases, strict=True)
         ]
 
+    def remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._members.forget(name)  # a set of keys is kept here, not in the cache
+        super().remove(names)
+
     def release(self, leases: Sequence[tuple[str, bytes, str]]) -> None:
         seen = self.look((name, queue_of(name)) for name, _, _ in leases)
         ended: dict[str, bytes] = {}

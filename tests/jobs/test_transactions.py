@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import transaction
+from django.test import TestCase
 
 from async_cache import (
     MISSING,
@@ -25,6 +28,14 @@ pytestmark = pytest.mark.django_db(databases=DATABASES, transaction=True)
 
 class Rollback(Exception):
     """Ends a block."""
+
+
+@contextmanager
+def rolled_back(using: str) -> Iterator[None]:
+    """Run the block in an ``atomic`` that is rolled back at its end."""
+    with suppress(Rollback), transaction.atomic(using):
+        yield
+        raise Rollback
 
 
 class Names(AsyncCacheJob[Any]):
@@ -74,10 +85,9 @@ def test_p6_a_cold_read_is_stored_on_commit(alias: str, shelf: Shelf) -> None:
 
 def test_p6_never_after_a_rollback(alias: str, shelf: Shelf) -> None:
     job = Names()
-    with pytest.raises(Rollback), transaction.atomic("postgres"):
+    with rolled_back("postgres"):
         add("never")
         assert job.get() == ["never"]
-        raise Rollback
     assert job.peek() is MISSING
     assert job.get() == []
     assert not shelf.messages
@@ -86,10 +96,9 @@ def test_p6_never_after_a_rollback(alias: str, shelf: Shelf) -> None:
 def test_p6_never_after_a_savepoint_s_rollback(alias: str, shelf: Shelf) -> None:
     job = Names()
     with transaction.atomic("postgres"):
-        with pytest.raises(Rollback), transaction.atomic("postgres"):
+        with rolled_back("postgres"):
             add("never")
             assert job.get() == ["never"]
-            raise Rollback
         assert job.get() == [], "not even for the rest of the transaction"
     assert job.peek() == []
 
@@ -175,9 +184,8 @@ def test_p6_an_invalidation_is_rolled_back_with_its_block(alias: str) -> None:
     job = Names()
     job.get()
     with transaction.atomic("postgres"):
-        with pytest.raises(Rollback), transaction.atomic("postgres"):
+        with rolled_back("postgres"):
             job.delete()
-            raise Rollback
         assert job.get() == []
         assert Names.calls == 1, "the cached value serves again"
     assert job.explain().status is Status.FRESH
@@ -193,9 +201,8 @@ def test_p6_set_is_this_transaction_s_until_it_commits(alias: str) -> None:
         assert job.get_many([()]) == [["set"]]
         assert Caller(job.get).result() == []
     assert job.get() == ["set"]
-    with pytest.raises(Rollback), transaction.atomic("postgres"):
+    with rolled_back("postgres"):
         job.set(["never"])
-        raise Rollback
     assert job.get() == ["set"]
 
 
@@ -224,10 +231,8 @@ def test_p6_who_waits_for_a_flight_in_a_transaction_fetches_for_himself(alias: s
 
 def test_p6_two_databases_both_must_commit(alias: str, shelf: Shelf) -> None:
     job = Names()
-    with pytest.raises(Rollback), transaction.atomic("postgres"):
-        with transaction.atomic("other"):
-            job.get()
-        raise Rollback
+    with rolled_back("postgres"), transaction.atomic("other"):
+        job.get()
     assert job.peek() is MISSING
     with transaction.atomic("postgres"), transaction.atomic("other"):
         job.get()
@@ -238,21 +243,18 @@ def test_p6_two_databases_both_must_commit(alias: str, shelf: Shelf) -> None:
 def test_p6_an_invalidation_survives_one_of_two_rollbacks(alias: str) -> None:
     job = Names()
     job.get()
-    with pytest.raises(Rollback), transaction.atomic("other"):
-        with transaction.atomic("postgres"):
-            add("kept")
-            job.delete()
-        raise Rollback
+    with rolled_back("other"), transaction.atomic("postgres"):
+        add("kept")
+        job.delete()
     assert job.peek() is MISSING
 
 
 def test_p6_a_negative_answer_is_stored_on_commit_only(alias: str) -> None:
     job = QuerySetGetJob(Author.objects.using("postgres"))
-    with pytest.raises(Rollback), transaction.atomic("postgres"):
+    with rolled_back("postgres"):
         Author.objects.using("postgres").all().delete()
         with pytest.raises(Author.DoesNotExist):
             job.get(name="bob")
-        raise Rollback
     assert not job.explain(name="bob").negative
 
 
@@ -284,18 +286,16 @@ def test_p6_coroutines_beneath_a_transaction(alias: str) -> None:
 
     for job in (Names(), Awaited()):
         async_to_sync(job.aget)()
-        with pytest.raises(Rollback), transaction.atomic("postgres"):
+        with rolled_back("postgres"):
             add("never")
             job.invalidate()
             assert async_to_sync(job.aget)() == ["never"]
             assert async_to_sync(job.aget_many)([()]) == [["never"]]
-            raise Rollback
         assert async_to_sync(job.aget)() == []
         job.delete()
-        with pytest.raises(Rollback), transaction.atomic("postgres"):
+        with rolled_back("postgres"):
             add("never")
             assert async_to_sync(job.aget)() == ["never"]
-            raise Rollback
         assert job.peek() is MISSING
 
 
@@ -315,8 +315,6 @@ def test_p6_atomic_requests(alias: str, client: Any, settings: Any) -> None:
 
 
 def test_a_test_case_s_own_transaction_is_none(alias: str) -> None:
-    from django.test import TestCase
-
     class Case(TestCase):
         databases = {"default", "other", "postgres"}  # noqa: RUF012
 
