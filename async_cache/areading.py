@@ -11,10 +11,29 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 
 from async_cache import publisher
-from async_cache.cold import Answered, adirect, afly, answer, direct, processed, value_or
+from async_cache.cold import (
+    Answered,
+    adirect,
+    afly,
+    answer,
+    direct,
+    processed,
+    shielded,
+    value_or,
+)
+from async_cache.effects import arun
 from async_cache.entry import open_entry
 from async_cache.exceptions import EntryRejected, StoreUnavailable
-from async_cache.many import Sorted, addresses_of, get_many, sort_out
+from async_cache.many import (
+    Sorted,
+    addresses_of,
+    fly_many,
+    in_order,
+    landed,
+    look_up,
+    raised,
+    sort_out,
+)
 from async_cache.reading import Raws, judge, special, too_stale, unusual, wish
 from async_cache.refresh import NO_ENTRY, Purpose
 
@@ -43,7 +62,7 @@ async def aget(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any
         # The entry has brought tags that were not known before.
         return await _aspecial(runtime, address, other)
     if judged is None:
-        return await _amiss(runtime, address)
+        return await _amiss(runtime, address, raws)
     header, value, decision = judged
     if isinstance(value, Answered):
         raise value.error
@@ -78,9 +97,9 @@ async def _arenew(runtime: Runtime, address: Address, entry_id: bytes, raws: Raw
         await publisher.asubmit_many([request])
 
 
-async def _amiss(runtime: Runtime, address: Address) -> Any:
+async def _amiss(runtime: Runtime, address: Address, raws: Raws = ()) -> Any:
     if not runtime.fetch_on_miss:
-        await _arenew(runtime, address, NO_ENTRY, ())
+        await _arenew(runtime, address, NO_ENTRY, raws)
         return runtime.job.empty(*address.call.args, **address.call.kwargs)
     attempt, own = await afly(runtime, address, Purpose.COLD)
     return answer(runtime, attempt, own=own)
@@ -91,9 +110,15 @@ async def aget_many(
 ) -> list[Any]:
     """Return the values of several calls without blocking the event loop."""
     if not runtime.fetches_async:
-        hop = sync_to_async(get_many, thread_sensitive=True)
-        values: list[Any] = await hop(runtime, calls)
-        return values
+        # The wait for fetches is here: one of them may need the thread.
+        addresses, result = await sync_to_async(look_up, thread_sensitive=True)(runtime, calls)
+        for wanted, purpose in result.wanted():
+            flown = shielded(arun(fly_many(runtime, wanted, purpose, result.answers)))
+            for address, stale, call in await flown:
+                result.answers[address.entry] = raised(
+                    partial(landed, runtime, address, stale, call)
+                )
+        return in_order(addresses, result.answers)
     addresses = addresses_of(runtime, calls)
     unique = {one.entry: one for one in addresses if not isinstance(one, Exception)}
     result = Sorted()
@@ -117,8 +142,7 @@ async def aget_many(
         works[address.entry] = _alate(runtime, address, entry_id, value)
     # They are shielded from each other: each failure stands in its own place.
     done = await asyncio.gather(*works.values(), return_exceptions=True)
-    answers = result.answers | dict(zip(works, done, strict=True))
-    return [one if isinstance(one, Exception) else answers[one.entry] for one in addresses]
+    return in_order(addresses, result.answers | dict(zip(works, done, strict=True)))
 
 
 async def _alate(runtime: Runtime, address: Address, entry_id: bytes, stale: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from asgiref.sync import sync_to_async
 
@@ -44,12 +44,15 @@ __all__ = [
     "processed",
     "refresh",
     "serves_others",
+    "shielded",
     "value_of",
     "value_or",
 ]
 
 
-_tasks: Final[set[asyncio.Future[None]]] = set()
+T = TypeVar("T")
+
+_tasks: Final[set[asyncio.Future[Any]]] = set()
 
 
 class Answered(Exception):
@@ -110,7 +113,7 @@ async def afly(
             return attempt, True
         left = deadline - clock.monotonic()
         if leads:
-            await _shielded(_alead(runtime, attempt, purpose, left, flight))
+            await shielded(_alead(runtime, attempt, purpose, left, flight))
             return attempt, True
         try:
             async with asyncio.timeout(max(0.0, left)):
@@ -122,13 +125,14 @@ async def afly(
             return answer, False
 
 
-async def _shielded(work: Coroutine[Any, Any, None]) -> None:
+async def shielded(work: Coroutine[Any, Any, T]) -> T:
+    """Await work that goes on when the caller is cancelled."""
     # A task of its own: cancelling the caller never cancels the refresh that others share. An
     # event loop refers to its tasks weakly, so it is kept here until it ends.
     task = asyncio.ensure_future(work)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
-    await asyncio.shield(task)
+    return await asyncio.shield(task)
 
 
 async def _alead(
@@ -241,7 +245,7 @@ def refresh(runtime: Runtime, address: Address) -> Any:
 async def arefresh(runtime: Runtime, address: Address) -> Any:
     """Fetch now, store, and return the value."""
     attempt = Attempt(address, new_token())
-    await _shielded(arun(_forced(runtime, attempt)))
+    await shielded(arun(_forced(runtime, attempt)))
     return answer(runtime, attempt, own=True)
 
 

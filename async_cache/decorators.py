@@ -52,6 +52,10 @@ class CachedFunction(Generic[P, R]):
         """Bind to an instance, which becomes the first argument and part of the key."""
         return self if instance is None else _Bound(self, instance)
 
+    def __reduce__(self) -> str:
+        """Pickle and copy by name, as a plain function does."""
+        return self.__qualname__  # type: ignore[no-any-return]
+
     def __getattr__(self, name: str) -> Any:
         if name in _WITH_TWINS or name in _WHOLE_JOB:
             if self._awaited and name == "refresh":

@@ -127,6 +127,8 @@ def _told(change: Change) -> None:
 def _keep(change: Change) -> None:
     global _thread
     with _changed:
+        if change in _waiting:
+            _waiting.remove(change)  # the same again must not push out others
         if len(_waiting) >= MAX_UNCONFIRMED:
             lost = _waiting.pop(0)
             logger.error(
@@ -166,9 +168,9 @@ def _retry() -> None:
                 break
             done.append(change)
         with _changed:
-            for change in done:
-                if change in _waiting:
-                    _waiting.remove(change)
+            # By identity: an equal one that came after the write was not written.
+            written = set(map(id, done))
+            _waiting[:] = [change for change in _waiting if id(change) not in written]
             _recount()
         for change in done:
             _told(change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from async_cache import clock, flights, publisher
 from async_cache.cold import Answered, answer, board, processed, serves_others, value_or
 from async_cache.dispatchers.base import RefreshRequest
-from async_cache.effects import run
+from async_cache.effects import Steps, run
 from async_cache.entry import MISSING
 from async_cache.exceptions import RecursiveFetch, StoreUnavailable
 from async_cache.reading import Judged, Raws, judge, special, too_stale, unusual, wish
@@ -21,7 +22,17 @@ from async_cache.refresh import NO_ENTRY, Attempt, Purpose, State, new_token, ob
 if TYPE_CHECKING:
     from async_cache.targets import Address, Runtime
 
-__all__ = ["Sorted", "addresses_of", "get_many", "raised", "sort_out"]
+__all__ = [
+    "Sorted",
+    "addresses_of",
+    "fly_many",
+    "get_many",
+    "in_order",
+    "landed",
+    "look_up",
+    "raised",
+    "sort_out",
+]
 
 
 @dataclass(slots=True)
@@ -41,11 +52,28 @@ class Sorted:
     late: list[tuple[Address, bytes, Any]] = field(default_factory=list)
     requests: list[RefreshRequest] = field(default_factory=list)
 
+    def wanted(self) -> list[tuple[Sequence[Wanted], Purpose]]:
+        """Return the calls that need a fetch, and what for."""
+        cold = [(address, NO_ENTRY, MISSING) for address in self.cold]
+        return [(cold, Purpose.COLD), (self.late, Purpose.TOO_STALE)]
+
 
 def get_many(
     runtime: Runtime, calls: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]
 ) -> list[Any]:
     """Return the values of several calls, in order; exceptions in the places of failed ones."""
+    addresses, result = look_up(runtime, calls)
+    answers = result.answers
+    for wanted, purpose in result.wanted():
+        for address, stale, call in run(fly_many(runtime, wanted, purpose, answers)):
+            answers[address.entry] = raised(partial(landed, runtime, address, stale, call))
+    return in_order(addresses, answers)
+
+
+def look_up(
+    runtime: Runtime, calls: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]
+) -> tuple[list[Address | Exception], Sorted]:
+    """Read several calls, answer what can be served and ask for the refreshes that are due."""
     addresses = addresses_of(runtime, calls)
     result = Sorted()
     plain = _without_special(runtime, addresses, result)
@@ -56,11 +84,11 @@ def get_many(
     sort_out(runtime, plain, found, result)
     # In one go: what belongs together travels in one message.
     publisher.submit_many(result.requests)
-    answers = result.answers
-    cold = [(address, NO_ENTRY, MISSING) for address in result.cold]
-    for wanted, purpose in ((cold, Purpose.COLD), (result.late, Purpose.TOO_STALE)):
-        for address, stale, call in _fly(runtime, wanted, purpose, answers):
-            answers[address.entry] = raised(partial(_landed, runtime, address, stale, call))
+    return addresses, result
+
+
+def in_order(addresses: Sequence[Address | Exception], answers: Mapping[str, Any]) -> list[Any]:
+    """Return the answers in the order of the calls."""
     return [one if isinstance(one, Exception) else answers[one.entry] for one in addresses]
 
 
@@ -101,16 +129,16 @@ def sort_out(
         if other is not None:
             result.answers[address.entry] = raised(other)
         elif judged is None:
-            _sort_miss(runtime, address, result)
+            _sort_miss(runtime, address, raws, result)
         else:
             _sort_hit(runtime, address, raws, judged, result)
 
 
-def _sort_miss(runtime: Runtime, address: Address, result: Sorted) -> None:
+def _sort_miss(runtime: Runtime, address: Address, raws: Raws, result: Sorted) -> None:
     if runtime.fetch_on_miss:
         result.cold.append(address)
         return
-    request = wish(runtime, address, NO_ENTRY, ())
+    request = wish(runtime, address, NO_ENTRY, raws)
     if request is not None:
         result.requests.append(request)
     result.answers[address.entry] = raised(
@@ -137,46 +165,67 @@ def _sort_hit(
     )
 
 
-_Wanted: TypeAlias = "tuple[Address, bytes, Any]"
+Wanted: TypeAlias = "tuple[Address, bytes, Any]"
 """A call, the id of the entry it would replace, and the value to fall back on or `MISSING`."""
 
 
-def _fly(
+class _Landing:
+    """Effect: wait for the answer of another's flight."""
+
+    __slots__ = ("flight", "seconds")
+
+    def __init__(self, flight: Future[Any], seconds: float) -> None:
+        self.flight = flight
+        self.seconds = max(0.0, seconds)
+
+    def perform(self) -> Any:
+        """Block this thread."""
+        return self.flight.result(self.seconds)
+
+    async def aperform(self) -> Any:
+        """Let the event loop go on."""
+        async with asyncio.timeout(self.seconds):
+            return await asyncio.shield(asyncio.wrap_future(self.flight))
+
+
+def fly_many(
     runtime: Runtime,
-    wanted: Sequence[_Wanted],
+    wanted: Sequence[Wanted],
     purpose: Purpose,
     answers: dict[str, Any],
-) -> list[tuple[Address, Any, tuple[Attempt, bool]]]:
+) -> Steps[list[tuple[Address, Any, tuple[Attempt, bool]]]]:
     """Obtain the values of several calls; the wait for others is one for all of them."""
     deadline = clock.monotonic() + runtime.policy.wait
-    landed: list[tuple[Address, Any, tuple[Attempt, bool]]] = []
+    settled: list[tuple[Address, Any, tuple[Attempt, bool]]] = []
     while wanted:
         ours, theirs = _board(runtime, wanted, answers)
-        _lead(runtime, [(attempt, flight) for _, attempt, flight in ours], purpose, deadline)
-        landed += [(address, stale, (attempt, True)) for (address, _, stale), attempt, _ in ours]
+        yield from _lead(
+            runtime, [(attempt, flight) for _, attempt, flight in ours], purpose, deadline
+        )
+        settled += [(address, stale, (attempt, True)) for (address, _, stale), attempt, _ in ours]
         again = []
         for one, flight in theirs:
             address, _, stale = one
             try:
-                attempt_: Attempt | None = flight.result(max(0.0, deadline - clock.monotonic()))
+                attempt_: Attempt | None = yield _Landing(flight, deadline - clock.monotonic())
             except TimeoutError:
                 given_up = Attempt(address, b"", state=State.UNAVAILABLE)
-                landed.append((address, stale, (given_up, True)))
+                settled.append((address, stale, (given_up, True)))
                 continue
             if attempt_ is not None and serves_others(attempt_, deadline):
-                landed.append((address, stale, (attempt_, False)))
+                settled.append((address, stale, (attempt_, False)))
             else:
                 again.append(one)
         wanted = again
-    return landed
+    return settled
 
 
 def _board(
-    runtime: Runtime, wanted: Sequence[_Wanted], answers: dict[str, Any]
-) -> tuple[list[tuple[_Wanted, Attempt, Future[Any] | None]], list[tuple[_Wanted, Future[Any]]]]:
+    runtime: Runtime, wanted: Sequence[Wanted], answers: dict[str, Any]
+) -> tuple[list[tuple[Wanted, Attempt, Future[Any] | None]], list[tuple[Wanted, Future[Any]]]]:
     """Split calls into those this caller fetches and those it waits for."""
-    ours: list[tuple[_Wanted, Attempt, Future[Any] | None]] = []
-    theirs: list[tuple[_Wanted, Future[Any]]] = []
+    ours: list[tuple[Wanted, Attempt, Future[Any] | None]] = []
+    theirs: list[tuple[Wanted, Future[Any]]] = []
     for one in wanted:
         address, replaces, _ = one
         try:
@@ -196,13 +245,13 @@ def _lead(
     boarded: Sequence[tuple[Attempt, Future[Any] | None]],
     purpose: Purpose,
     deadline: float,
-) -> None:
+) -> Steps[None]:
     if not boarded:
         return
     done = False
     try:
         wait = deadline - clock.monotonic()
-        run(obtain(runtime, [attempt for attempt, _ in boarded], purpose, wait))
+        yield from obtain(runtime, [attempt for attempt, _ in boarded], purpose, wait)
         done = True
     finally:
         for attempt, flight in boarded:
@@ -210,7 +259,8 @@ def _lead(
                 flights.finish(attempt.address.entry, flight, attempt if done else None)
 
 
-def _landed(runtime: Runtime, address: Address, stale: Any, call: tuple[Attempt, bool]) -> Any:
+def landed(runtime: Runtime, address: Address, stale: Any, call: tuple[Attempt, bool]) -> Any:
+    """Return or raise what the fetch of one of several calls came to."""
     attempt, own = call
     if stale is MISSING:
         return answer(runtime, attempt, own=own)

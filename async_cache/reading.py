@@ -56,7 +56,7 @@ def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
         raws: Raws = runtime.store.read(address.handle)
         raw = raws[0]
         if raw is None:
-            return miss(runtime, address)
+            return miss(runtime, address, raws)
         header = open_entry(raw, address.opener)
         if header.meta != address.meta:
             raws = _reread(runtime, address, header, raws)
@@ -69,7 +69,7 @@ def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
             1.0 - random() if runtime.policy.early else 1.0,
         )
         if not decision.servable:
-            return miss(runtime, address)
+            return miss(runtime, address, raws)
         if header.flags & NEGATIVE:
             value: Any = Answered(load_negative(raw, header, runtime.max_value_size))
         else:
@@ -103,7 +103,9 @@ def _get_carefully(runtime: Runtime, address: Address) -> Any:
     if other is not None:
         return other()
     return (
-        miss(runtime, address) if judged is None else _answer_with(runtime, address, judged, raws)
+        miss(runtime, address, raws)
+        if judged is None
+        else _answer_with(runtime, address, judged, raws)
     )
 
 
@@ -177,10 +179,10 @@ def _held(runtime: Runtime, address: Address, data: bytes) -> Any:
     return processed(runtime, address, runtime.serializer.loads(data), Status.FRESH)
 
 
-def miss(runtime: Runtime, address: Address) -> Any:
+def miss(runtime: Runtime, address: Address, raws: Raws = ()) -> Any:
     """Answer a call for which nothing servable is stored."""
     if not runtime.fetch_on_miss:
-        renew(runtime, address, NO_ENTRY, ())
+        renew(runtime, address, NO_ENTRY, raws)
         return runtime.job.empty(*address.call.args, **address.call.kwargs)
     attempt, own = fly(runtime, address, Purpose.COLD)
     return answer(runtime, attempt, own=own)

@@ -30,7 +30,6 @@ from async_cache.exceptions import (
 )
 from async_cache.fetching import Fetch, Fetched
 from async_cache.policy import Decision, Failure, age, decide, next_failure
-from async_cache.signals import announce
 from async_cache.stores.base import Claimed, Commit, Outcome, Phase
 
 if TYPE_CHECKING:
@@ -187,13 +186,7 @@ def refresh(runtime: Runtime, attempts: Sequence[Attempt], purpose: Purpose) -> 
             raise
     if full:
         for attempt in full:
-            announce(
-                signals.call_uncached,
-                sender=runtime.job_class,
-                job=runtime.name,
-                key=attempt.address.digest,
-                max_keys=runtime.max_keys,
-            )
+            runtime.tell(signals.call_uncached, attempt, max_keys=runtime.max_keys)
         yield from fetch_directly(runtime, full)
 
 
@@ -276,6 +269,9 @@ def _take(runtime: Runtime, attempt: Attempt, got: Fetched) -> None:
             )
         else:
             attempt.state, attempt.value = State.FETCHED, stale
+            if got.context is not None and attempt.header is not None:
+                # Without a new value the fetch cannot decide them anew.
+                got.context.add_tags(*attempt.header.tags)
     elif got.error is None:
         attempt.state, attempt.value = State.FETCHED, got.value
     elif isinstance(got.error, runtime.negative):
@@ -301,7 +297,7 @@ def _fetch_and_commit(runtime: Runtime, attempts: Sequence[Attempt]) -> Steps[No
             held.append(attempt)
         elif got.transaction is not None:
             assert attempt.claimed is not None
-            yield Hold(runtime, attempt, got, attempt.claimed.stamps)
+            yield Hold(runtime, attempt, got, attempt.claimed)
             held.append(attempt)
         else:
             try:
@@ -365,7 +361,10 @@ def _commit(
     try:
         outcomes = yield Io(runtime, "commit", [commit for _, commit, _, _ in commits])
     except StoreUnavailable:
-        return  # announced by the store; the caller keeps its value, the leases end by themselves
+        # Announced by the store; the caller keeps its value. A cache that is there, and refused
+        # the value alone, must not keep the next caller waiting for the leases' end.
+        yield from _release(runtime, [attempt for attempt, _, _, _ in commits])
+        return
     for (attempt, _, got, size), outcome in zip(commits, outcomes, strict=True):
         attempt.stored = outcome
         if outcome is Outcome.COMMITTED:
@@ -499,21 +498,21 @@ def store_value(runtime: Runtime, address: Address, value: Any) -> Steps[Outcome
         max_members=runtime.max_keys or 0,
     )
     (outcome,) = yield Io(runtime, "commit", [commit])
+    if outcome is Outcome.FULL:
+        runtime.tell(signals.call_uncached, attempt, max_keys=runtime.max_keys)
     address.learn(tags)
     result: Outcome = outcome
     return result
 
 
-def commit_held(
-    runtime: Runtime, attempt: Attempt, got: Fetched, stamps: Sequence[bytes]
-) -> Steps[bool]:
+def commit_held(runtime: Runtime, attempt: Attempt, got: Fetched, before: Claimed) -> Steps[bool]:
     """Store a value fetched in a transaction that has now committed.
 
     Args:
         runtime: The job.
         attempt: The call, with a token of its own.
         got: What the fetch gave.
-        stamps: The stamps seen before the fetch.
+        before: What the claim found before the fetch.
 
     Returns:
         Whether it was stored; False asks for a refresh instead: another may have stored a later
@@ -526,7 +525,10 @@ def commit_held(
         return False
     attempt.claimed = claimed
     try:
-        if tuple(claimed.stamps) != tuple(stamps):
+        # The third value is the epoch of tags, read where the fetch may decide some.
+        tagged = got.context is not None and got.context.tags
+        moved = tagged and claimed.values[2] != before.values[2]
+        if moved or tuple(claimed.stamps) != tuple(before.stamps):
             yield from _release(runtime, [attempt])
             return False
         entry = claimed.values[0]
@@ -553,15 +555,15 @@ class Hold:
     otherwise a refresh is queued: a snapshot may have read what another has since invalidated.
     """
 
-    __slots__ = ("attempt", "got", "runtime", "stamps")
+    __slots__ = ("attempt", "before", "got", "runtime")
 
     def __init__(
-        self, runtime: Runtime, attempt: Attempt, got: Fetched, stamps: Sequence[bytes] | None
+        self, runtime: Runtime, attempt: Attempt, got: Fetched, before: Claimed | None
     ) -> None:
         self.runtime = runtime
         self.attempt = attempt
         self.got = got
-        self.stamps = stamps
+        self.before = before
 
     def perform(self) -> None:
         """Hold it in this thread's transaction."""
@@ -578,7 +580,7 @@ class Hold:
                 return  # the refresh of another caller will report it
             if not transactions.is_invalidated(address.scopes):
                 transactions.hold(address.entry, data, address.scopes)
-        storable = self.stamps is not None and transaction.read_committed()
+        storable = self.before is not None and transaction.read_committed()
         transaction.on_commit(lambda: self._after_commit(storable))
 
     async def aperform(self) -> None:
@@ -587,7 +589,7 @@ class Hold:
 
     def _after_commit(self, storable: bool) -> None:
         runtime, address = self.runtime, self.attempt.address
-        if storable and self.stamps is not None:
+        if storable and self.before is not None:
             again = Attempt(address, new_token())
             again.state, again.value, again.error = (
                 self.attempt.state,
@@ -595,7 +597,7 @@ class Hold:
                 self.attempt.error,
             )
             try:
-                if run(commit_held(runtime, again, self.got, self.stamps)):
+                if run(commit_held(runtime, again, self.got, self.before)):
                     return
             except (StoreUnavailable, UnstorableValue):
                 return  # announced; the next read fetches

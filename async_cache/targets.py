@@ -195,7 +195,7 @@ class Runtime:
             early_window=window,
             max_lifetime=settings.max_lifetime,
         )
-        self.signature = CallSignature(self.name, self.job_class.fetch, method=True)
+        self.signature = CallSignature(self.name, job.fetch)  # bound: it may be a staticmethod
         self.asks_context = self.signature.wants_ctx
         self.fetches_async = inspect.iscoroutinefunction(job.fetch)
         self.coalesces = callable(getattr(job, "fetch_many", None))

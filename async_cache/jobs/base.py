@@ -103,7 +103,8 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
             UnkeyableArgument: An argument has no canonical form.
             Exception: What ``fetch`` raised, for the caller whose fetch it was.
         """
-        return cast("V", reading.get(self._runtime, args, kwargs))
+        value: V = reading.get(self._runtime, args, kwargs)
+        return value
 
     async def aget(self, *args: Any, **kwargs: Any) -> V:
         """Do what `get` does without blocking the event loop."""
@@ -293,6 +294,10 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
         """Do what `clear` does without blocking the event loop."""
         await self._hop(self.clear)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles of the job consist of: not what is kept ready to use."""
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
+
     # --- inside ---------------------------------------------------------------------------------
 
     @property
@@ -366,5 +371,5 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
         )
 
     @staticmethod
-    async def _hop(call: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _hop(call: Any, /, *args: Any, **kwargs: Any) -> Any:
         return await sync_to_async(call, thread_sensitive=True)(*args, **kwargs)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db.models import Field, Manager, Model, QuerySet
+from django.db.models.manager import BaseManager
 
 from async_cache.exceptions import ConfigurationError
 from async_cache.jobs.base import AsyncCacheJob
@@ -47,6 +48,9 @@ class _QuerySetJob(AsyncCacheJob[V], Generic[M, V]):
         cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Replace the source by its description, which has a canonical form and travels."""
+        if cls.__init__ is not _QuerySetJob.__init__:
+            # A subclass has arguments of its own, all of them part of the key.
+            return tuple(map(_portable, args)), {k: _portable(v) for k, v in kwargs.items()}
         source = args[0] if args else kwargs.get("source")
         return ((describe(source),) if source is not None else ()), {}
 
@@ -187,6 +191,10 @@ class QuerySetFilterJob(_QuerySetJob[M, list[M]]):
     async def afilter(self, **lookup: Any) -> list[M]:
         """Do what `filter` does without blocking the event loop."""
         return await self.aget(**lookup)
+
+
+def _portable(argument: Any) -> Any:
+    return describe(argument) if isinstance(argument, BaseManager | QuerySet) else argument
 
 
 def _is_composite(field: Any) -> bool:

@@ -1,0 +1,64 @@
+"""Caches that refuse or are away."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+
+from async_cache import AsyncCacheJob, StoreUnavailable, invalidation
+from tests.servers import RedisServer
+
+
+class TooLarge(AsyncCacheJob[int]):
+    """More than Memcached takes, less than MAX_VALUE_SIZE."""
+
+    ttl = 60
+    wait = 5
+
+    def fetch(self, number: int) -> Any:
+        return os.urandom(1_500_000)
+
+
+def test_p8_a_value_that_the_cache_refuses_keeps_nobody_waiting(
+    settings: Any, memcached_cache: Any
+) -> None:
+    settings.ASYNC_CACHE = {"CACHE": "memcached", "DISPATCHER": "immediate"}
+    begun = time.monotonic()
+    for _ in range(3):
+        assert len(TooLarge().get(1)) == 1_500_000
+    assert time.monotonic() - begun < 3
+
+
+class Rate(AsyncCacheJob[int]):
+    ttl = 60
+
+    def fetch(self, number: int) -> int:
+        return number
+
+
+@pytest.fixture
+def away(settings: Any, redis_server: RedisServer) -> RedisServer:
+    settings.CACHES = {
+        **settings.CACHES,
+        "away": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": redis_server.url,
+        },
+    }
+    settings.ASYNC_CACHE = {"CACHE": "away", "DISPATCHER": "immediate"}
+    return redis_server
+
+
+def test_p4_one_key_invalidated_again_and_again_pushes_out_no_other(away: RedisServer) -> None:
+    Rate().get(1)
+    away.stop()
+    with pytest.raises(StoreUnavailable):
+        Rate().delete(1)
+    for _ in range(invalidation.MAX_UNCONFIRMED + 1):
+        with pytest.raises(StoreUnavailable):
+            Rate().invalidate(2)
+    hard = Rate()._runtime.address((1,), {}).hard
+    assert invalidation.unconfirmed[hard] is True
