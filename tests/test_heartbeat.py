@@ -103,10 +103,11 @@ def test_what_another_has_taken_is_told_and_renewed_no_more(store: Watched) -> N
 
 def test_the_leases_of_many_fetches_are_renewed_in_one_round_trip(store: Watched) -> None:
     names = [f"lease{number}" for number in range(20)]
-    store.take(*names)
-    blocks = [holding(store, [(name, MINE)], LENGTH, 60) for name in names]
-    for block in blocks:
-        block.__enter__()
+    store.take(*names, seconds=1.2)
+    blocks = [holding(store, [(name, MINE)], 1.2, 60) for name in names]
+    for number, block in enumerate(blocks):
+        held = block.__enter__()
+        held.due += number * 0.0004  # as if they had begun one after another
     store.wait_for(lambda: len(store.renewals) >= 2)
     for block in blocks:
         block.__exit__(None, None, None)
@@ -123,7 +124,9 @@ def test_a_store_that_fails_is_asked_again(
     with holding(store, [("lease", MINE)], 1.0, 60) as held:
         store.wait_for(lambda: store.renewals)
         store.fails = None
+        begin = time.monotonic()
         store.wait_for(lambda: len(store.renewals) >= 2)
+        assert time.monotonic() - begin > 0.2, "not at once, nor all the time"
         assert not held.lost
     assert "secret" not in caplog.text
     assert ("ZeroDivisionError" in caplog.text) is isinstance(error, ZeroDivisionError)

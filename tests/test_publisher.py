@@ -17,7 +17,7 @@ from django.core.cache import caches
 from django.db import connections, transaction
 
 from async_cache import clock, guards, publisher, signals, threads
-from async_cache.dispatchers.base import Refresh, RefreshRequest
+from async_cache.dispatchers.base import Refresh
 from async_cache.exceptions import DispatchFailed, StoreUnavailable
 from async_cache.leases import Phase
 from async_cache.stores.base import Claim, Claimed
@@ -212,7 +212,9 @@ def test_a_failed_publish_gives_its_leases_back_and_is_tried_again(
         eventually(lambda: len(events) == 3)
         eventually(lambda: all(runtime.lease(key) is None for key in "abc"))
         assert publisher.guarded("entry:a", b"\1" * 8, b"stamps")
-        recorder.wait_for(lambda r: r.tries == 2)  # one probe, not all that waits
+        recorder.wait_for(lambda r: r.tries == 2)
+        eventually(lambda: len(events) > 3)
+        assert [event["count"] for event in events[3:]] == [1], "one probe, not all that waits"
         recorder.failing = False
         start = time.monotonic()
         recorder.wait_for(lambda r: len(r.taken) == 3)
@@ -564,5 +566,8 @@ def test_an_unknown_mistake_does_not_end_the_thread(
     recorder.wait_for(lambda r: r.taken)
 
 
-def test_requests_are_values() -> None:
-    assert RefreshRequest.__dataclass_params__.frozen  # type: ignore[attr-defined]
+def test_requests_are_values(runtime: Runtime) -> None:
+    one = runtime.request("a")
+    assert one == one._replace(stamps=one.stamps)
+    with pytest.raises(AttributeError):
+        one.stamps = b"other"  # type: ignore[misc]
