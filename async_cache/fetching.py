@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asgiref.sync import async_to_sync, sync_to_async
 
@@ -34,8 +33,7 @@ def being_fetched() -> frozenset[str]:
     return _being_fetched.get(_NONE)
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(NamedTuple):
     """What a fetch gave.
 
     Attributes:
@@ -186,6 +184,5 @@ class Fetch:
         return report
 
 
-@dataclass(frozen=True, slots=True)
-class _Raised:
+class _Raised(NamedTuple):
     error: Exception

@@ -11,8 +11,8 @@ running, and write late.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 __all__ = [
     "Lease",
@@ -38,8 +38,7 @@ class Phase(IntEnum):
     FETCHING = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to refresh one key.
 
     Attributes:
@@ -53,8 +52,7 @@ class Lease:
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """What is remembered of the last fetch that was begun, after its lease is gone.
 
     Attributes:

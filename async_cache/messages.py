@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from async_cache.arguments import Rows
 from async_cache.entry import KeyRing
@@ -36,8 +36,7 @@ _SEALED: Final = re.compile(r"1\.([0-9a-f]{32})\.(\{.*\})", re.ASCII | re.DOTALL
 _DIGEST: Final = re.compile(r"[a-z0-9]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshItem:
+class RefreshItem(NamedTuple):
     """One call to refresh.
 
     Attributes:
@@ -53,8 +52,7 @@ class RefreshItem:
     entry_id: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class LostItem:
+class LostItem(NamedTuple):
     """One call of a message whose arguments do not exist in this process (any more).
 
     Attributes:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from async_cache.entry import BORN_STALE, NEGATIVE, STAMP_SIZE, Header, Status
 
@@ -69,8 +69,7 @@ class Decision(Enum):
         self.servable = status is not Status.MISS
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshPolicy:
+class RefreshPolicy(NamedTuple):
     """The time options of a job, in seconds.
 
     Attributes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from async_cache.stores.base import Claim, Phase, Store
 
@@ -57,8 +57,7 @@ class RequestRuntime(Protocol):
         """Return the message that asks a worker to refresh these calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshRequest:
+class RefreshRequest(NamedTuple):
     """A reader's wish to have one call refreshed.
 
     Attributes:
@@ -74,8 +73,7 @@ class RefreshRequest:
     stamps: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Refresh:
+class Refresh(NamedTuple):
     """One message on its way to a worker.
 
     Attributes:
@@ -92,7 +90,7 @@ class Refresh:
     task_id: str
     message: RefreshMessage
     queue: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = MappingProxyType({})
     expires: float = 3600.0
     fetch_timeout: float = 30.0
     keys: int = 1

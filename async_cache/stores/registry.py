@@ -1,4 +1,4 @@
-"""The store of each cache alias."""
+"""The store of each cache alias. Its adapter is imported when the first alias asks for it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from django.core.signals import setting_changed
 from async_cache.conf import get_settings
 from async_cache.exceptions import ConfigurationError
 from async_cache.stores.base import AsyncStore, Store
-from async_cache.stores.django import make_django_store
-from async_cache.stores.threaded import ThreadedStore
 
 __all__ = ["get_async_store", "get_store", "reset_stores"]
 
@@ -72,6 +70,8 @@ def _make_store(alias: str) -> Store:
         like = primary_pool(backend)
         if like is not None:
             return RedisStore(alias, like, key_maker(backend), get_settings().io_timeout)
+    from async_cache.stores.django import make_django_store
+
     return make_django_store(alias, get_settings().max_lifetime)
 
 
@@ -83,6 +83,8 @@ def _make_async_store(alias: str) -> AsyncStore:
 
         if isinstance(store, RedisStore) and speaks_plainly(store):
             return AsyncRedisStore(store)
+    from async_cache.stores.threaded import ThreadedStore
+
     return ThreadedStore(store)
 
 
