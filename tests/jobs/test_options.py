@@ -42,6 +42,14 @@ class Sub(Timed):
     """Inherits the class's options, not the entry of JOBS."""
 
 
+def minus_one(self: Timed, name: str = "bob") -> int:
+    return -1
+
+
+def say_none(self: Timed, name: str = "bob") -> str:
+    return "none"
+
+
 @pytest.fixture(autouse=True)
 def _reset() -> None:
     Timed.calls = 0
@@ -100,10 +108,10 @@ def test_class_attributes_may_change_at_run_time(
     with mock.patch.object(Sub, "ttl", 3):
         assert fresh_for(other) == 3
     assert fresh_for(other) == 7, "the patch is undone by deleting the attribute"
-    with mock.patch.object(Timed, "fetch", lambda self, name="bob": -1):
+    with mock.patch.object(Timed, "fetch", minus_one):
         assert job.refresh() == -1
     assert job.refresh() > 0
-    with mock.patch.object(Timed, "empty", lambda self, name="bob": "none", create=True):
+    with mock.patch.object(Timed, "empty", say_none):
         assert Timed(fetch_on_miss=False).get("new") == "none"
 
 
