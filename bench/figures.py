@@ -40,6 +40,7 @@ class Report:
         pair: The A/A ratio of the run; None where there is no run.
         runs: How many runs it took, discarded ones included.
         problem: Why nothing was measured, or why the figures count for little.
+        note: Why nothing was to be measured here.
     """
 
     scene: str
@@ -47,6 +48,7 @@ class Report:
     pair: float | None = None
     runs: int = 0
     problem: str = ""
+    note: str = ""
 
 
 def table(reports: Sequence[Report]) -> str:
@@ -55,8 +57,7 @@ def table(reports: Sequence[Report]) -> str:
     for report in reports:
         pair = "" if report.pair is None else f"  (A/A {report.pair:.3f}, run {report.runs})"
         lines.append(f"\n{report.scene}{pair}")
-        if report.problem:
-            lines.append(f"  {report.problem}")
+        lines += [f"  {remark}" for remark in (report.problem, report.note) if remark]
         for one in report.figures:
             met = {None: "", True: "yes", False: "NO"}[one.met]
             target = "" if one.target is None else "<= " + _number(one.target, one.unit)

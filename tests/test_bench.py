@@ -48,7 +48,7 @@ def test_a_figure_is_met_at_its_target_and_has_no_verdict_without_one() -> None:
 
 def test_the_table_names_figure_target_verdict_and_trouble() -> None:
     figures = (Figure("hit", 0.8, "x", 0.75), Figure("stale", 1.0, "x", 1.1))
-    text = table([Report("redis", figures, 1.004, 2), Report("other", problem="no server")])
+    text = table([Report("redis", figures, 1.004, 2), Report("other", note="no server")])
     hit, stale = (line for line in text.splitlines() if line.startswith("  ") and "<=" in line)
     assert hit.split() == ["hit", "0.80", "<=", "0.75", "NO"]
     assert stale.split()[-1] == "yes"
