@@ -235,6 +235,7 @@ def page_environment(url: str, folder: Path) -> Mapping[str, str]:
     return {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "TEST_DATABASE": "",  # a file of its own, whatever the suite runs on
         "TEST_DIRECTORY": str(folder),
         "TEST_SETTINGS": json.dumps(given),
     }
