@@ -83,6 +83,17 @@ def test_calls_that_can_be_fetched_together_are(dispatcher: Dispatcher) -> None:
     assert stored(job, "name7") == "name7 2"
 
 
+def test_the_stale_values_of_one_read_are_refreshed_together(dispatcher: Dispatcher) -> None:
+    job = jobs.Batched()
+    names = [f"name{number}" for number in range(20)]
+    job.get_many([(name,) for name in names])
+    jobs.batches.clear()
+    with heard(signals.refresh_committed) as events:
+        assert job.get_many([(name,) for name in names]) == [f"{name} 1" for name in names]
+        eventually(lambda: len(events) == 20)
+    assert jobs.batches == [names]
+
+
 def test_a_fetch_may_read_other_stale_values(dispatcher: Dispatcher) -> None:
     job = jobs.Nested()
     job.get("ann")
