@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db.models import Field, Manager, Model, QuerySet
@@ -36,12 +36,23 @@ class _QuerySetJob(AsyncCacheJob[V], Generic[M, V]):
 
     model: ClassVar[type[Model] | None] = None
 
-    def __init__(self, source: Source[M] | tuple[Any, ...] | None = None) -> None:
-        self._spec: Spec | None = None if source is None else describe(source)
-        if self._spec is None and self.model is None:
-            raise ConfigurationError(
-                f"{type(self).__qualname__} needs a model: pass one, or set `model` on the class."
-            )
+    _spec: Spec | None
+
+    if TYPE_CHECKING:
+        # The options are taken out before the real one is called.
+        def __init__(
+            self, source: Source[M] | tuple[Any, ...] | None = None, **options: Any
+        ) -> None: ...
+
+    else:
+
+        def __init__(self, source=None) -> None:
+            self._spec = None if source is None else describe(source)
+            if self._spec is None and self.model is None:
+                raise ConfigurationError(
+                    f"{type(self).__qualname__} needs a model: pass one, or set `model` on the "
+                    "class."
+                )
 
     @classmethod
     def portable_constructor(
@@ -87,6 +98,20 @@ class QuerySetGetJob(_QuerySetJob[M, M]):
     """
 
     name = "async_cache.QuerySetGetJob"
+
+    if TYPE_CHECKING:
+        # A call may also be a scalar, which is the pk.
+        def get_many(self, calls: Iterable[Any]) -> list[M | Exception]:
+            """Return the objects of several calls; a scalar is a pk."""
+
+        async def aget_many(self, calls: Iterable[Any]) -> list[M | Exception]:
+            """Do what `get_many` does without blocking the event loop."""
+
+        def refresh_many(self, calls: Iterable[Any]) -> int:
+            """Hand refreshes of several calls to workers; a scalar is a pk."""
+
+        async def arefresh_many(self, calls: Iterable[Any]) -> int:
+            """Do what `refresh_many` does without blocking the event loop."""
 
     def fetch(self, **lookup: Any) -> M:
         """Look the object up."""

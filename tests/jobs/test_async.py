@@ -189,7 +189,7 @@ def test_p3_cancelling_a_waiter_leaves_the_others_alone(alias: str) -> None:
         await asyncio.sleep(0.01)
         second.cancel()
         Held.opened.set()
-        assert await asyncio.wait_for(asyncio.gather(first, third), 10) == ["value", "value"]
+        assert list(await asyncio.wait_for(asyncio.gather(first, third), 10)) == ["value", "value"]
 
     asyncio.run(story())
 

@@ -156,7 +156,7 @@ class TestMistakes:
 
     def test_it_takes_functions_only(self) -> None:
         with pytest.raises(ConfigurationError, match="takes a function"):
-            cached(ttl=3)(staticmethod(len))  # type: ignore[arg-type]
+            cached(ttl=3)(staticmethod(len))
         with pytest.raises(ConfigurationError, match="takes a function"):
             cached(ttl=3)(Shop)
 

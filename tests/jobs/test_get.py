@@ -7,6 +7,7 @@ import decimal
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -76,7 +77,12 @@ def test_p1_a_deleted_value_does_not_come_back_when_its_bytes_do(alias: str) -> 
     store = get_store(alias)
     (raw,) = store.read(store.prepare([key]))
     assert raw is not None
-    for verb in (lambda: job.delete("bob"), job.clear, lambda: job.set(10, "bob")):
+    verbs: list[Callable[[], None]] = [
+        lambda: job.delete("bob"),
+        job.clear,
+        lambda: job.set(10, "bob"),
+    ]
+    for verb in verbs:
         verb()
         store.put([(key, raw, 600.0)])
         assert job.peek("bob") is MISSING
@@ -150,7 +156,12 @@ def test_p2_a_stale_read_is_one_read_of_the_store(
 
     def counted(verb: str) -> Any:
         real = getattr(store, verb)
-        return lambda *args: exchanges.append(verb) or real(*args)  # type: ignore[func-returns-value]
+
+        def call(*args: Any) -> Any:
+            exchanges.append(verb)
+            return real(*args)
+
+        return call
 
     for verb in ("read", "read_many", "claim", "commit", "put", "remove", "release"):
         monkeypatch.setattr(store, verb, counted(verb))
@@ -273,8 +284,9 @@ class TestFetchOnMiss:
             def empty(self, name: str = "bob", *, scale: int = 1) -> Any:
                 return name, scale
 
-        assert Empty().get("eve", scale=3) == ("eve", 3)
-        assert Empty().get_many([("eve",)]) == [("eve", 1)]
+        job: Any = Empty()
+        assert job.get("eve", scale=3) == ("eve", 3)
+        assert job.get_many([("eve",)]) == [("eve", 1)]
 
 
 class TestP11:
@@ -508,7 +520,11 @@ def test_refreshes_behind_a_stale_read(alias: str) -> None:
 class TestEarly:
     def test_a_threshold_refreshes_before_the_ttl_ends(self, alias: str, shelf: Shelf) -> None:
         job = Counter(early=dt.timedelta(seconds=10))
-        for read in (lambda: job.get("bob"), lambda: job.get_many([("bob",)])[0]):
+        reads: list[Callable[[], Any]] = [
+            lambda: job.get("bob"),
+            lambda: job.get_many([("bob",)])[0],
+        ]
+        for read in reads:
             shelf.messages.clear()
             with freeze() as clock:
                 job.refresh("bob")

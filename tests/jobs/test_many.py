@@ -49,7 +49,13 @@ def _reset() -> None:
 
 def test_order_duplicates_and_every_way_to_write_a_call(alias: str) -> None:
     job = Each()
-    asked = [("a",), {"name": "b"}, call("c", scale=2), ("a",), {"name": "a", "scale": 1}]
+    asked: list[Any] = [
+        ("a",),
+        {"name": "b"},
+        call("c", scale=2),
+        ("a",),
+        {"name": "a", "scale": 1},
+    ]
     for _ in range(2):
         assert job.get_many(asked) == ["a 1", "b 1", "c 2", "a 1", "a 1"]
     assert sorted(Each.calls) == ["a", "b", "c"], "each fetched once"
@@ -74,7 +80,12 @@ def test_hits_are_one_round_trip(alias: str, monkeypatch: pytest.MonkeyPatch) ->
     store = get_store(alias)
     trips: list[int] = []
     real = store.read_many
-    monkeypatch.setattr(store, "read_many", lambda h: trips.append(len(h)) or real(h))  # type: ignore[func-returns-value]
+
+    def counted(handles: Any) -> Any:
+        trips.append(len(handles))
+        return real(handles)
+
+    monkeypatch.setattr(store, "read_many", counted)
     monkeypatch.setattr(store, "read", None)
     assert len(job.get_many(asked)) == 50
     assert trips == [50]

@@ -112,7 +112,8 @@ def test_class_attributes_may_change_at_run_time(
         assert job.refresh() == -1
     assert job.refresh() > 0
     with mock.patch.object(Timed, "empty", say_none):
-        assert Timed(fetch_on_miss=False).get("new") == "none"
+        lazy: Any = Timed(fetch_on_miss=False)
+        assert lazy.get("new") == "none"
 
 
 def test_ttl_may_be_a_method_of_the_value(alias: str) -> None:
@@ -156,9 +157,10 @@ class TestMistakes:
             def __init__(self, currency: str) -> None:
                 self.currency = currency
 
+        made: Any = Made
         with pytest.raises(ConfigurationError, match="Did you mean 'currency'"):
-            Made(curency="EUR")
-        assert Made(currency="EUR", ttl=3).currency == "EUR"
+            made(curency="EUR")
+        assert made(currency="EUR", ttl=3).currency == "EUR"
 
     def test_a_constructor_that_takes_anything_gets_it(self, local: str) -> None:
         class Open(Timed):
@@ -220,11 +222,12 @@ class TestConstructor:
         assert Priced("EUR").get() == "EUR 2"
         assert Priced("USD").get() == "USD 2"
         assert Priced("EUR", digits=3).get() == "EUR 3"
+        priced: Any = Priced
         same = [
             Priced("EUR"),
             Priced(currency="EUR"),
             Priced("EUR", digits=2),
-            Priced("EUR", ttl=5),
+            priced("EUR", ttl=5),
         ]
         assert len({job.explain().key for job in same}) == 1
 
@@ -241,7 +244,8 @@ class TestConstructor:
                     raise KeyError(name)
                 return self.place, name
 
-        job = Travelled((1, "x"), ttl=77, negative=(KeyError,), fetch_on_miss=False)
+        travelled: Any = Travelled
+        job = travelled((1, "x"), ttl=77, negative=(KeyError,), fetch_on_miss=False)
         with freeze():
             job.get("a")
             job.get("gone")

@@ -114,7 +114,7 @@ class TestGet:
         self, local: str, books: list[Book]
     ) -> None:
         keys = {
-            QuerySetGetJob(source).explain(pk=1).key  # type: ignore[type-var]
+            QuerySetGetJob(source).explain(pk=1).key
             for source in (Book, Author, Book.out, Book.objects.using("other"))
         }
         assert len(keys) == 4
