@@ -76,15 +76,40 @@ async def aget(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any
 async def _aread(runtime: Runtime, address: Address) -> Raws:
     """Read an entry, its stamps and those of its tags; mostly in one round trip."""
     raws: Raws = await runtime.async_store.read(address.handle)
-    if raws[0] is not None:
-        header = open_entry(raws[0], address.opener)
-        if header.meta != address.meta:
-            tags = header.tags
-            known = tags == address.tags
-            address.learn(tags, header.meta)
-            if not known:
-                raws = [raws[0], *(await runtime.async_store.read(address.handle))[1:]]
+    if _names_others(address, raws):
+        raws = [raws[0], *(await runtime.async_store.read(address.handle))[1:]]
     return raws
+
+
+async def _aread_many(runtime: Runtime, addresses: Sequence[Address]) -> Sequence[Raws]:
+    """Do what `_aread` does for several calls."""
+    found: list[Raws] = list(
+        await runtime.async_store.read_many([address.handle for address in addresses])
+    )
+    late = []
+    for index, (address, raws) in enumerate(zip(addresses, found, strict=True)):
+        with suppress(EntryRejected):  # met again, and announced, where it is judged
+            if _names_others(address, raws):
+                late.append(index)
+    if late:
+        again = await runtime.async_store.read_many([addresses[index].handle for index in late])
+        for index, raws in zip(late, again, strict=True):
+            found[index] = [found[index][0], *raws[1:]]
+    return found
+
+
+def _names_others(address: Address, raws: Raws) -> bool:
+    """Learn the tags that an entry names; tell whether they are others than those just read."""
+    raw = raws[0]
+    if raw is None:
+        return False
+    header = open_entry(raw, address.opener)
+    if header.meta == address.meta:
+        return False
+    tags = header.tags
+    known = tags == address.tags
+    address.learn(tags, header.meta)
+    return not known
 
 
 async def _aspecial(runtime: Runtime, address: Address, other: partial[Any]) -> Any:
@@ -133,7 +158,7 @@ async def aget_many(
     found: Sequence[Raws] = [(None,)] * len(plain)
     if plain:
         with suppress(StoreUnavailable):  # announced by the store; fetched directly below
-            found = await runtime.async_store.read_many([address.handle for address in plain])
+            found = await _aread_many(runtime, plain)
     sort_out(runtime, plain, found, result)
     await publisher.asubmit_many(result.requests)
     for address in result.cold:

@@ -81,7 +81,7 @@ def fly(
                 run(obtain(runtime, [attempt], purpose, left))
                 landed = attempt
             finally:
-                flights.finish(address.entry, flight, landed)
+                flights.finish(address.place, flight, landed)
             return attempt, True
         try:
             answer: Attempt | None = flight.result(timeout=max(0.0, left))
@@ -143,7 +143,7 @@ async def _alead(
         await arun(obtain(runtime, [attempt], purpose, wait))
         landed = attempt
     finally:
-        flights.finish(attempt.address.entry, flight, landed)
+        flights.finish(attempt.address.place, flight, landed)
 
 
 def board(runtime: Runtime, address: Address) -> tuple[Future[Any] | None, bool]:
@@ -153,7 +153,7 @@ def board(runtime: Runtime, address: Address) -> tuple[Future[Any] | None, bool]
         raise RecursiveFetch(
             f"{runtime.name}: the fetch asked for its own key. Call fetch() itself, or peek()."
         )
-    flight, leads = flights.join(address.entry)
+    flight, leads = flights.join(address.place)
     if inside and not leads:
         return None, False
     return flight, leads

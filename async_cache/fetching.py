@@ -105,6 +105,7 @@ class Fetch:
                         [(attempt.address.lease, attempt.token) for attempt in self.attempts],
                         runtime.policy.lease,
                         runtime.policy.fetch_timeout,
+                        self.attempts[0].address.context,
                     )
                 )
             if runtime.vary:

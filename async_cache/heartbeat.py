@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from async_cache import clock, threads
+from async_cache import clock, threads, vary
 from async_cache.exceptions import StoreUnavailable
 from async_cache.signals import error_name
+from async_cache.vary import Context
 
 if TYPE_CHECKING:
     from async_cache.stores.base import Store
@@ -41,7 +42,7 @@ class Holding:
         renewing: Whether a thread renews them; else they end after their first length.
     """
 
-    __slots__ = ("due", "leases", "lost", "renewing", "seconds", "store", "until")
+    __slots__ = ("context", "due", "leases", "lost", "renewing", "seconds", "store", "until")
 
     def __init__(
         self,
@@ -49,9 +50,11 @@ class Holding:
         leases: Sequence[tuple[str, bytes]],
         seconds: float,
         limit: float,
+        context: Context = (),
     ) -> None:
         now = clock.monotonic()
         self.store = store
+        self.context = context
         self.leases = list(leases)
         self.seconds = seconds
         self.until = now + limit
@@ -105,11 +108,11 @@ class _Heart:
     def _run(self) -> None:
         while True:
             due = self._wait()
-            groups: defaultdict[Store, list[Holding]] = defaultdict(list)
+            groups: defaultdict[tuple[Store, Context], list[Holding]] = defaultdict(list)
             for one in due:
-                groups[one.store].append(one)
-            for store, holdings in groups.items():
-                _renew(store, holdings)
+                groups[one.store, one.context].append(one)
+            for (store, context), holdings in groups.items():
+                _renew(store, context, holdings)
             threads.close_connections()
 
     def _wait(self) -> list[Holding]:
@@ -125,12 +128,13 @@ class _Heart:
                 self._changed.wait(self._wakes_at - now if live else None)
 
 
-def _renew(store: Store, holdings: Sequence[Holding]) -> None:
+def _renew(store: Store, context: Context, holdings: Sequence[Holding]) -> None:
     asked = [(one, list(one.leases)) for one in holdings]
     try:
-        answers = store.renew(
-            [(name, token, one.seconds) for one, leases in asked for name, token in leases]
-        )
+        with vary.activate(context):
+            answers = store.renew(
+                [(name, token, one.seconds) for one, leases in asked for name, token in leases]
+            )
     except Exception as error:  # noqa: BLE001 - logged
         # A store that does not answer announces that itself; anything else must not end the
         # thread that all other leases depend on.
@@ -152,7 +156,11 @@ threads.after_fork(_heart.reset)
 
 @contextmanager
 def holding(
-    store: Store, leases: Sequence[tuple[str, bytes]], seconds: float, limit: float
+    store: Store,
+    leases: Sequence[tuple[str, bytes]],
+    seconds: float,
+    limit: float,
+    context: Context = (),
 ) -> Iterator[Holding]:
     """Keep fetching leases alive while the block runs.
 
@@ -161,11 +169,12 @@ def holding(
         leases: ``(name, token)`` of each.
         seconds: Their length; they are renewed at a third of it.
         limit: Seconds after which they are renewed no more, whether the block has ended or not.
+        context: What is in force for the fetch: the alias's key function may depend on it.
 
     Yields:
         What is known of the leases.
     """
-    one = Holding(store, leases, seconds, limit)
+    one = Holding(store, leases, seconds, limit, context)
     number = _heart.add(one)
     one.renewing = number is not None
     try:

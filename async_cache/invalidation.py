@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from async_cache import threads, transactions
+from async_cache import clock, threads, transactions, vary
 from async_cache.conf import get_settings
 from async_cache.entry import new_stamp
 from async_cache.exceptions import StoreUnavailable
 from async_cache.signals import announce, error_name, logger, scope_invalidated
 from async_cache.stores.registry import get_store
+from async_cache.vary import Context
 
 __all__ = ["Change", "apply", "request", "reset", "unconfirmed"]
 
@@ -40,6 +41,7 @@ class Change:
         job: The job's name, or an empty string.
         key: The call's digest, or an empty string.
         tags: The tags.
+        context: What the job varies by: the alias's key function may depend on it.
     """
 
     alias: str
@@ -51,6 +53,7 @@ class Change:
     job: str = ""
     key: str = ""
     tags: tuple[str, ...] = ()
+    context: Context = ()
 
 
 unconfirmed: Final[dict[str, bool]] = {}
@@ -59,6 +62,7 @@ unconfirmed: Final[dict[str, bool]] = {}
 _waiting: list[Change] = []
 _changed = threading.Condition(threading.Lock())
 _thread: threading.Thread | None = None
+_retry_at = 0.0
 
 
 def request(change: Change) -> None:
@@ -107,9 +111,10 @@ def _apply_after_commit(change: Change) -> None:
 def _write(change: Change) -> None:
     store = get_store(change.alias)
     life = get_settings().max_lifetime
-    store.put([(name, new_stamp(), life) for name in change.stamps])
-    if change.removes:
-        store.remove(change.removes)
+    with vary.activate(change.context):
+        store.put([(name, new_stamp(), life) for name in change.stamps])
+        if change.removes:
+            store.remove(change.removes)
 
 
 def _told(change: Change) -> None:
@@ -159,22 +164,46 @@ def _retry() -> None:
             if not _waiting:
                 return
             _changed.wait(RETRY_SECONDS)
-            batch = list(_waiting)
-        done = []
-        for change in batch:
-            try:
-                _write(change)
-            except StoreUnavailable:
-                break
-            done.append(change)
-        with _changed:
-            # By identity: an equal one that came after the write was not written.
-            written = set(map(id, done))
-            _waiting[:] = [change for change in _waiting if id(change) not in written]
-            _recount()
-        for change in done:
-            _told(change)
+        _write_waiting()
         threads.close_connections()
+
+
+def _retry_here() -> None:
+    """Do what the thread does, where none can be had: in a reader, once a second."""
+    global _retry_at
+    with _changed:
+        now = clock.monotonic()
+        if _thread is not None or now < _retry_at:
+            return
+        _retry_at = now + RETRY_SECONDS
+    _write_waiting()
+
+
+def _write_waiting() -> None:
+    with _changed:
+        batch = list(_waiting)
+    ended: list[Change] = []
+    done: list[Change] = []
+    for change in batch:
+        try:
+            _write(change)
+        except StoreUnavailable:
+            break
+        except Exception as error:  # noqa: BLE001 - logged
+            # What it varies by is not to be had any more: the others must not wait for it.
+            logger.error(
+                "An invalidation of %s is given up: %s.", change.job or "tags", error_name(error)
+            )
+        else:
+            done.append(change)
+        ended.append(change)
+    with _changed:
+        # By identity: an equal one that came after the write was not written.
+        over = set(map(id, ended))
+        _waiting[:] = [change for change in _waiting if id(change) not in over]
+        _recount()
+    for change in done:
+        _told(change)
 
 
 def reaches(names: Iterable[str]) -> bool | None:
@@ -183,6 +212,8 @@ def reaches(names: Iterable[str]) -> bool | None:
     Returns:
         True when it is gone, False when it is stale, None when they do not reach it.
     """
+    if _thread is None:
+        _retry_here()
     hit = [unconfirmed[name] for name in names if name in unconfirmed]
     return any(hit) if hit else None
 

@@ -256,7 +256,7 @@ def _lead(
     finally:
         for attempt, flight in boarded:
             if flight is not None:
-                flights.finish(attempt.address.entry, flight, attempt if done else None)
+                flights.finish(attempt.address.place, flight, attempt if done else None)
 
 
 def landed(runtime: Runtime, address: Address, stale: Any, call: tuple[Attempt, bool]) -> Any:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
-from async_cache import clock, guards, signals
+from async_cache import clock, guards, signals, vary
 from async_cache.breaker import Breaker
 from async_cache.dispatchers.base import Dispatcher, Refresh, RefreshRequest
 from async_cache.exceptions import DispatchFailed, StoreUnavailable
@@ -21,6 +22,7 @@ from async_cache.leases import Phase, queued_seconds
 from async_cache.messages import RefreshItem
 from async_cache.signals import announce, error_name
 from async_cache.stores.base import Claimed, Store
+from async_cache.vary import Context
 
 __all__ = ["LOST_GUARD", "MESSAGE_KEYS", "MESSAGE_LIFE", "Press", "Receipt", "Wish", "bundle"]
 
@@ -121,12 +123,20 @@ class Press:
             The wishes to be tried again, in their order: their store or dispatcher did not answer.
         """
         bundle(wishes)
-        stores: defaultdict[Store, list[Wish]] = defaultdict(list)
+        groups: defaultdict[tuple[Store, Context], list[Wish]] = defaultdict(list)
         for wish in wishes:
-            stores[wish.request.runtime.store].append(wish)
+            groups[wish.request.runtime.store, wish.request.address.context].append(wish)
         again: set[Wish] = set()
-        for store, group in stores.items():
-            again.update(self._publish_from(store, group))
+        for (store, context), group in groups.items():
+            # The alias's key function may depend on it: the keys must be those of the reader.
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(vary.activate(context))
+                except Exception as error:  # noqa: BLE001 - announced
+                    _announce_failed(group[0].request.runtime.dispatcher, group, error)
+                    _refused(group, error)
+                    continue
+                again.update(self._publish_from(store, group))
         return [wish for wish in wishes if wish in again]
 
     def _publish_from(self, store: Store, wishes: Sequence[Wish]) -> list[Wish]:

@@ -74,6 +74,7 @@ class Address:
         digest: What names the call within the job.
         context: What the job varies by, as it was at the ``get``.
         entry, lease, trace, failure, hard, soft: Cache keys.
+        place: The entry's key as the alias's key function makes it, tenant included.
         static_tags: Tags known before the fetch.
         tags: Tags of the entry last seen; they may include some that the fetch decided.
         meta: The part of that entry's header that names them, so that a hit need not decode it.
@@ -93,6 +94,7 @@ class Address:
         "lease",
         "meta",
         "opener",
+        "place",
         "soft",
         "static_tags",
         "tags",
@@ -112,7 +114,8 @@ class Address:
         self.hard = keys.hard_stamp(digest)
         self.soft = keys.soft_stamp(digest)
         self.static_tags = runtime.tags_of(call)
-        self.opener: Opener = runtime.ring.opener(runtime.sealed_key(self.entry))
+        self.place = runtime.sealed_key(self.entry)
+        self.opener: Opener = runtime.ring.opener(self.place)
         self.tags: tuple[str, ...] = ()
         self.handle: Handle = None
         self.learn(self.static_tags)

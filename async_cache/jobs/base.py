@@ -9,7 +9,17 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
-from async_cache import areading, cold, conf, invalidation, many, publisher, reading, transactions
+from async_cache import (
+    areading,
+    cold,
+    conf,
+    invalidation,
+    many,
+    publisher,
+    reading,
+    transactions,
+    vary,
+)
 from async_cache.dispatchers.base import RefreshRequest
 from async_cache.effects import arun, run
 from async_cache.entry import Missing, Status, open_entry
@@ -63,6 +73,11 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
     _made_with: tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]
     _kept: Runtime | None = None
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **options: Any) -> None:
+            """Options are taken out of every constructor call before ``__init__`` sees it."""
+
     # --- what a subclass writes -----------------------------------------------------------------
 
     def fetch(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,7 +118,10 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
             UnkeyableArgument: An argument has no canonical form.
             Exception: What ``fetch`` raised, for the caller whose fetch it was.
         """
-        value: V = reading.get(self._runtime, args, kwargs)
+        runtime = self._kept
+        if runtime is None or runtime.epoch != conf.epoch:
+            runtime = self._runtime
+        value: V = reading.get(runtime, args, kwargs)
         return value
 
     async def aget(self, *args: Any, **kwargs: Any) -> V:
@@ -287,6 +305,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
                 scope="job",
                 sender=runtime.job_class,
                 job=runtime.name,
+                context=vary.read(runtime.vary),
             )
         )
 
@@ -367,6 +386,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
                 sender=runtime.job_class,
                 job=runtime.name,
                 key=address.digest,
+                context=address.context,
             )
         )
 

@@ -18,5 +18,8 @@ def _clean() -> Iterator[None]:
     publisher.drain(1.0)
     publisher._reset()
     guards.forget()
+    retrying = invalidation._thread
     invalidation.reset()
+    if retrying is not None:
+        retrying.join(3.0)
     reset_stores()

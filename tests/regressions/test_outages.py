@@ -62,3 +62,19 @@ def test_p4_one_key_invalidated_again_and_again_pushes_out_no_other(away: RedisS
             Rate().invalidate(2)
     hard = Rate()._runtime.address((1,), {}).hard
     assert invalidation.unconfirmed[hard] is True
+
+
+def test_p5_an_invalidation_is_tried_again_where_no_threads_can_be_had(
+    away: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Rate().get(1)
+    monkeypatch.setattr("async_cache.threads.supported", lambda: False)
+    away.stop()
+    with pytest.raises(StoreUnavailable):
+        Rate().delete(1)
+    away.start()
+    deadline = time.monotonic() + 10
+    while invalidation.unconfirmed:
+        assert time.monotonic() < deadline, "it is not tried again"
+        assert Rate().get(1) == 1
+        time.sleep(0.05)

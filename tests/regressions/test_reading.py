@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from async_cache import MISSING, NOT_MODIFIED, AsyncCacheJob, invalidate_tags
+from async_cache import MISSING, NOT_MODIFIED, AsyncCacheJob, conf, invalidate_tags, signals
 from async_cache.entry import Status
 from async_cache.testing import freeze
 
@@ -103,3 +103,33 @@ def test_p5_a_miss_after_a_delete_asks_again_at_once(settings: Any, how: str) ->
     InTheBackground().delete("a")
     assert read() is None
     assert read() == "a"
+
+
+class Awaited(AsyncCacheJob[str]):
+    ttl = 60
+
+    async def fetch(self, text: str, *, ctx: Any) -> str:
+        ctx.add_tags("of a")
+        return text
+
+
+@pytest.mark.django_db(transaction=True)
+def test_aget_many_learns_tags_without_blocking_the_loop(
+    settings: Any, database_cache: Any
+) -> None:
+    settings.ASYNC_CACHE = {"CACHE": "database", "DISPATCHER": "immediate"}
+    asyncio.run(Awaited().aget("a"))
+    conf.reset()  # as in another process, which has not met the entry
+    seen: list[str] = []
+
+    def note(sender: object, signal: Any, **_: object) -> None:
+        seen.append("failed" if signal is signals.store_failed else "fetched")
+
+    for signal in (signals.store_failed, signals.refresh_started):
+        signal.connect(note)
+    try:
+        assert asyncio.run(Awaited().aget_many([("a",)])) == ["a"]
+    finally:
+        for signal in (signals.store_failed, signals.refresh_started):
+            signal.disconnect(note)
+    assert seen == []
