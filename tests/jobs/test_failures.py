@@ -191,6 +191,24 @@ class TestFailedFetch:
         job.invalidate()
         assert job.get() == "value"
 
+    def test_p4_after_a_failed_refresh_an_invalidation_is_asked_for_at_once(
+        self, alias: str, shelf: Shelf
+    ) -> None:
+        """The guard of this process holds for one state of the stamps, not for the entry."""
+        job = Source()
+        Source.answers = ["value", Broken(), "new"]
+        with freeze():
+            job.get()
+            job.invalidate()
+            job.get()
+            shelf.run_all()
+            job.get()
+            assert not shelf.messages, "guarded"
+            job.invalidate()
+            job.get()
+            shelf.run_all()
+            assert job.get() == "new"
+
     def test_refresh_tries_in_spite_of_the_back_off(self, alias: str) -> None:
         job = Source()
         Source.answers = [Broken(), "value"]
@@ -315,7 +333,7 @@ class TestWaiting:
         """A flight of this process stands for another's: it is hidden from the second caller."""
         gate = Gate()
         Source.answers = [gate, "value"]
-        job = Source()
+        job = Source(ttl=0)  # what it takes may be stale by then
         first = Caller(job.get)
         assert gate.entered.wait(SECONDS)
         flights._flights.clear()
@@ -326,6 +344,21 @@ class TestWaiting:
             Caller(impatient.get).result()
         gate.opened.set()
         assert first.result() == second.result() == "value"
+        assert Source.calls == 1
+
+    def test_who_waits_longer_than_its_leader_goes_on_waiting(self, alias: str) -> None:
+        gate = Gate()
+        Source.answers = [gate, "value"]
+        first = Caller(Source().get)
+        assert gate.entered.wait(SECONDS)
+        flights._flights.clear()
+        leader = Caller(Source(wait=0.3).get)
+        wait_for(lambda: flights._flights)
+        follower = Caller(Source(wait=SECONDS).get).blocked()
+        with pytest.raises(FetchUnavailable):
+            leader.result()
+        gate.opened.set()
+        assert first.result() == follower.result() == "value"
         assert Source.calls == 1
 
     def test_a_leader_that_is_interrupted_leaves_the_flight_to_another(self, alias: str) -> None:
