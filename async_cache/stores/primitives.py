@@ -53,11 +53,8 @@ class PrimitiveStore(Store):
         return tuple(names)
 
     def read(self, handle: Handle) -> list[bytes | None]:
-        find, as_bytes = self.get_many(handle).get, self.as_bytes
-        return [
-            raw if type(raw := find(name)) is bytes else as_bytes(raw)  # most are; calls cost
-            for name in handle
-        ]
+        found = self.get_many(handle)
+        return [self.as_bytes(found.get(name)) for name in handle]
 
     def read_many(self, handles: Sequence[Handle]) -> list[list[bytes | None]]:
         found = self.get_many(tuple(dict.fromkeys(name for names in handles for name in names)))
