@@ -118,10 +118,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
             UnkeyableArgument: An argument has no canonical form.
             Exception: What ``fetch`` raised, for the caller whose fetch it was.
         """
-        runtime = self._kept
-        if runtime is None or runtime.epoch != conf.epoch:
-            runtime = self._runtime
-        value: V = reading.get(runtime, args, kwargs)
+        value: V = reading.get(self._runtime, args, kwargs)
         return value
 
     async def aget(self, *args: Any, **kwargs: Any) -> V:

@@ -419,7 +419,9 @@ class TestCacheDown:
             Source.answers = ["stored"]
             wait_for(lambda: job.get() == "stored" and job.peek() == "stored")
         assert {event["alias"] for event in events} == {"away"}
-        assert any("seconds" in event for event in events), "the recovery is announced"
+        kinds = [event["signal"] for event in events]
+        assert kinds.count(store_recovered) == 1, "the recovery is announced, once"
+        assert store_failed in kinds[: kinds.index(store_recovered)]
 
     def test_p8_fetches_are_single_flight(self, outage: RedisServer) -> None:
         outage.stop()
