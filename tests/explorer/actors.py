@@ -17,10 +17,9 @@ from async_cache.refresh import NO_ENTRY, Attempt, Purpose, State, new_token, ob
 from async_cache.stores.base import Level, Phase
 from async_cache.stores.registry import _stores as stores
 from tests.explorer.stores import SOUND, Breaks, make_store
-from tests.explorer.watch import Origin, Watch
+from tests.explorer.watch import LEASE, Claiming, Origin, Watch
 from tests.explorer.world import Present, World
 
-LEASE = 10.0
 KEYS = ("x", "y", "z")
 
 
@@ -206,15 +205,19 @@ class Stage:
         answer: Any = None
         error: BaseException | None = None
         began = self.world.now, self.world.flushes
+        claims: list[Claiming] = []
         while True:
             try:
                 effect = steps.send(answer) if error is None else steps.throw(error)
             except StopIteration:
+                self.watch.gave_up(claims)
                 return
             answer, error = None, None
             try:
                 if isinstance(effect, Io) and effect.verb == "claim":
                     began = self.world.now, self.world.flushes
+                    self.watch.gave_up(claims)
+                    claims = self.watch.claimed(list(part.keys))
                 answer = self._perform(effect, part, began)
             except BaseException as raised:  # noqa: BLE001
                 error = raised

@@ -8,7 +8,6 @@ from async_cache.refresh import Purpose
 from async_cache.stores.base import Level
 from tests.explorer.actors import (
     KEYS,
-    LEASE,
     VERBS,
     Flush,
     Part,
@@ -18,6 +17,7 @@ from tests.explorer.actors import (
     Wait,
     Writer,
 )
+from tests.explorer.watch import LEASE
 
 WAITS = (1.0, LEASE / 2, LEASE + 1, LEASE + 1, 2 * LEASE, 61.0, 700.0)
 

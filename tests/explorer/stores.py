@@ -132,8 +132,8 @@ class AtomicStore(Store):
         return [self.read(handle) for handle in handles]
 
     def _held(self, lease: str) -> tuple[Lease, float] | None:
-        record: tuple[Lease, float] | None = self.world.get(lease)
-        return record
+        record = self.world.get(lease)
+        return record if isinstance(record, tuple) else None
 
     def _live(self, lease: str) -> Lease | None:
         held = self._held(lease)
