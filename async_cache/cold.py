@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -30,6 +29,7 @@ from async_cache.refresh import (
 
 if TYPE_CHECKING:
     from async_cache.effects import Steps
+    from async_cache.flights import Flight
     from async_cache.targets import Address, Runtime
 
 __all__ = [
@@ -86,6 +86,7 @@ def fly(
         try:
             answer: Attempt | None = flight.result(timeout=max(0.0, left))
         except TimeoutError:
+            flights.abandon(address.place, flight, runtime.policy.fetch_timeout)
             attempt.state = State.UNAVAILABLE
             return attempt, True
         if answer is not None and serves_others(answer, deadline):
@@ -119,6 +120,7 @@ async def afly(
             async with asyncio.timeout(max(0.0, left)):
                 answer: Attempt | None = await asyncio.shield(asyncio.wrap_future(flight))
         except TimeoutError:
+            flights.abandon(address.place, flight, runtime.policy.fetch_timeout)
             attempt.state = State.UNAVAILABLE
             return attempt, True
         if answer is not None and serves_others(answer, deadline):
@@ -136,7 +138,7 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _alead(
-    runtime: Runtime, attempt: Attempt, purpose: Purpose, wait: float, flight: Future[Any]
+    runtime: Runtime, attempt: Attempt, purpose: Purpose, wait: float, flight: Flight
 ) -> None:
     landed = None
     try:
@@ -146,7 +148,7 @@ async def _alead(
         flights.finish(attempt.address.place, flight, landed)
 
 
-def board(runtime: Runtime, address: Address) -> tuple[Future[Any] | None, bool]:
+def board(runtime: Runtime, address: Address) -> tuple[Flight | None, bool]:
     """Join the flight of a key; None where waiting for one could be waiting for oneself."""
     inside = fetching.being_fetched()
     if address.entry in inside:

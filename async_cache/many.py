@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ from async_cache.reading import Judged, Raws, judge, special, too_stale, unusual
 from async_cache.refresh import NO_ENTRY, Attempt, Purpose, State, new_token, obtain
 
 if TYPE_CHECKING:
+    from async_cache.flights import Flight
     from async_cache.targets import Address, Runtime
 
 __all__ = [
@@ -174,7 +174,7 @@ class _Landing:
 
     __slots__ = ("flight", "seconds")
 
-    def __init__(self, flight: Future[Any], seconds: float) -> None:
+    def __init__(self, flight: Flight, seconds: float) -> None:
         self.flight = flight
         self.seconds = max(0.0, seconds)
 
@@ -209,6 +209,7 @@ def fly_many(
             try:
                 attempt_: Attempt | None = yield _Landing(flight, deadline - clock.monotonic())
             except TimeoutError:
+                flights.abandon(address.place, flight, runtime.policy.fetch_timeout)
                 given_up = Attempt(address, b"", state=State.UNAVAILABLE)
                 settled.append((address, stale, (given_up, True)))
                 continue
@@ -222,10 +223,10 @@ def fly_many(
 
 def _board(
     runtime: Runtime, wanted: Sequence[Wanted], answers: dict[str, Any]
-) -> tuple[list[tuple[Wanted, Attempt, Future[Any] | None]], list[tuple[Wanted, Future[Any]]]]:
+) -> tuple[list[tuple[Wanted, Attempt, Flight | None]], list[tuple[Wanted, Flight]]]:
     """Split calls into those this caller fetches and those it waits for."""
-    ours: list[tuple[Wanted, Attempt, Future[Any] | None]] = []
-    theirs: list[tuple[Wanted, Future[Any]]] = []
+    ours: list[tuple[Wanted, Attempt, Flight | None]] = []
+    theirs: list[tuple[Wanted, Flight]] = []
     for one in wanted:
         address, replaces, _ = one
         try:
@@ -242,7 +243,7 @@ def _board(
 
 def _lead(
     runtime: Runtime,
-    boarded: Sequence[tuple[Attempt, Future[Any] | None]],
+    boarded: Sequence[tuple[Attempt, Flight | None]],
     purpose: Purpose,
     deadline: float,
 ) -> Steps[None]:

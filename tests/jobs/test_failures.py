@@ -361,6 +361,34 @@ class TestWaiting:
         assert first.result() == follower.result() == "value"
         assert Source.calls == 1
 
+    @pytest.mark.parametrize("many", [False, True])
+    def test_p5_a_fetch_that_hangs_does_not_hold_the_key_for_ever(
+        self, alias: str, many: bool
+    ) -> None:
+        gate = Gate()
+        Source.answers = [gate, "value"]
+        job = Source(fetch_timeout=0.2, lease=1, wait=0.3)
+
+        def ask() -> Any:
+            (found,) = job.get_many([()]) if many else (job.get(),)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        first = Caller(job.get)
+        assert gate.entered.wait(SECONDS)
+
+        def answered() -> bool:
+            try:
+                return bool(ask() == "value")
+            except FetchUnavailable:
+                return False
+
+        wait_for(answered)
+        assert not gate.opened.is_set()
+        gate.opened.set()
+        assert first.result() == "value"
+
     def test_a_leader_that_is_interrupted_leaves_the_flight_to_another(self, alias: str) -> None:
         class Stop(BaseException):
             pass
