@@ -14,6 +14,7 @@ from async_cache import clock, heartbeat, transactions, vary
 from async_cache.context import FetchContext
 from async_cache.entry import MISSING
 from async_cache.exceptions import FetchTimeout
+from async_cache.keys import detached
 
 if TYPE_CHECKING:
     from async_cache.refresh import Attempt
@@ -119,8 +120,8 @@ class Fetch:
     def _call(self) -> Any:
         job = self.runtime.job
         if len(self.attempts) > 1:
-            return job.fetch_many([attempt.address.call for attempt in self.attempts])
-        call = self.attempts[0].address.call
+            return job.fetch_many([detached(attempt.address.call) for attempt in self.attempts])
+        call = detached(self.attempts[0].address.call)
         if self.contexts[0] is not None:
             return job.fetch(*call.args, **call.kwargs, ctx=self.contexts[0])
         return job.fetch(*call.args, **call.kwargs)

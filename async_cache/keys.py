@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from base64 import b32encode
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -28,6 +29,7 @@ __all__ = [
     "call",
     "call_digest",
     "canonical",
+    "detached",
     "encode_argument",
     "tag_epoch",
     "tag_stamp",
@@ -50,6 +52,21 @@ class Call:
 def call(*args: Any, **kwargs: Any) -> Call:
     """Name the arguments of one call, for ``get_many`` and ``refresh_many``."""
     return Call(args, kwargs)
+
+
+def detached(call: Call) -> Call:
+    """Return the call with containers of its own: a caller or a fetch may change the others."""
+    args = tuple(map(_copied, call.args))
+    return Call(args, {name: _copied(value) for name, value in call.kwargs.items()})
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind is list or kind is tuple:
+        return kind(map(_copied, value))
+    if kind is dict or kind is OrderedDict:
+        return kind((key, _copied(item)) for key, item in value.items())
+    return kind(value) if kind is set or kind is bytearray else value
 
 
 class CallSignature:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from typing import NamedTuple
+from uuid import UUID
 
 __all__ = [
     "Lease",
@@ -26,6 +27,7 @@ __all__ = [
     "may_still_write",
     "may_take",
     "queued_seconds",
+    "task_id",
 ]
 
 MAX_DOUBLINGS = 5
@@ -62,6 +64,11 @@ class Trace(NamedTuple):
 
     token: bytes
     answers: bytes
+
+
+def task_id(token: bytes) -> str:
+    """Return the id of the task that a token names; some id also for a token that is not ours."""
+    return str(UUID(bytes=token[:16].ljust(16, b"\0")))
 
 
 def may_take(held: Lease | None, phase: Phase, token: bytes) -> bool:

@@ -82,6 +82,7 @@ class RefreshMessage:
         enqueued_at: Wall-clock seconds.
         expires_at: Wall-clock seconds after which a worker drops the message; None for never.
         lost: Calls that could not be opened. A sender leaves it empty.
+        module: Where the job's class is defined, when its name does not tell.
     """
 
     job: str
@@ -93,6 +94,7 @@ class RefreshMessage:
     enqueued_at: float = 0.0
     expires_at: float | None = None
     lost: tuple[LostItem, ...] = ()
+    module: str = ""
 
 
 def seal_message(message: RefreshMessage, ring: KeyRing) -> str:
@@ -104,6 +106,7 @@ def seal_message(message: RefreshMessage, ring: KeyRing) -> str:
     body = json.dumps(
         {
             "job": message.job,
+            "module": message.module,
             "version": message.version,
             "constructor": _dump_call(message.constructor),
             "options": _dump_named(message.options),
@@ -189,6 +192,7 @@ def _open(data: dict[str, Any], now: float | None) -> RefreshMessage:
             lost.append(LostItem(*found, reason=str(error)))
     return RefreshMessage(
         job=_typed(data["job"], str),
+        module=_typed(data.get("module", ""), str),
         version=_typed(data["version"], int, str),
         constructor=constructor,
         items=tuple(items),

@@ -33,6 +33,7 @@ from async_cache.keys import (
     Keyspace,
     call_digest,
     canonical,
+    detached,
     tag_epoch,
     tag_stamp,
 )
@@ -104,7 +105,7 @@ class Address:
     def __init__(self, runtime: Runtime, call: Call, digest: str, context: vary.Context) -> None:
         keys = runtime.keyspace
         self._runtime = runtime
-        self.call = call
+        self.call = detached(call)
         self.digest = digest
         self.context = context
         self.entry = keys.entry(digest)
@@ -341,8 +342,10 @@ class Runtime:
         expires_at: float,
     ) -> RefreshMessage:
         """Return the message that asks a worker to refresh these calls."""
+        module = self.job_class.__module__
         return RefreshMessage(
             job=self.registered,
+            module="" if self.registered.startswith(f"{module}.") else module,
             version=self.version,
             constructor=self.constructor,
             items=tuple(items),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
 from async_cache import clock
 from async_cache.effects import Io, Pause, Steps, arun, run
 from async_cache.entry import Header, Status, open_entry
 from async_cache.exceptions import EntryRejected
-from async_cache.leases import Lease, Phase
+from async_cache.leases import Lease, Phase, task_id
 from async_cache.policy import Decision, Failure, age, decide
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def _explained(
         negative=bool(shown and shown.flags & 1),
         tags=shown.tags if shown else (),
         refresh=phase,
-        task_id=str(UUID(bytes=holder.token[:16])) if holder else None,
+        task_id=task_id(holder.token) if holder else None,
         dispatches=holder.attempts if holder else 0,
         failures=failure.count if failure else 0,
         last_error=failure.error_type if failure else "",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
-from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
@@ -28,6 +27,7 @@ from async_cache.invalidation import Change
 from async_cache.jobs.answers import Explanation, RefreshHandle, explain
 from async_cache.jobs.meta import JobType
 from async_cache.keys import Call
+from async_cache.leases import task_id
 from async_cache.refresh import (
     NO_ENTRY,
     new_token,
@@ -188,7 +188,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
         won, holder = publisher.publish_now(RefreshRequest(runtime, address, replaces), token)
         running = token if won or not holder else holder
         return RefreshHandle(
-            task_id=str(UUID(bytes=running[:16])),
+            task_id=task_id(running),
             coalesced=not won,
             _runtime=runtime,
             _address=address,

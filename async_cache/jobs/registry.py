@@ -49,8 +49,12 @@ def duplicates() -> Mapping[str, frozenset[str]]:
         return {name: frozenset(places) for name, places in _places.items() if len(places) > 1}
 
 
-def get_job(name: str) -> type[AsyncCacheJob[Any]]:
+def get_job(name: str, module: str = "") -> type[AsyncCacheJob[Any]]:
     """Return the job of that name, importing its module where that is allowed.
+
+    Args:
+        name: The job's name.
+        module: Where its class is defined, when the name does not tell.
 
     Raises:
         UnknownJob: There is none; the message says why and what to do.
@@ -59,14 +63,14 @@ def get_job(name: str) -> type[AsyncCacheJob[Any]]:
     if job is not None:
         return job
     parts = name.split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        module = ".".join(parts[:end])
-        if not may_import(module):
+    paths = [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
+    for path in [module, *paths] if module else paths:
+        if not may_import(path):
             continue
         try:
-            importlib.import_module(module)
+            importlib.import_module(path)
         except ModuleNotFoundError as error:
-            if error.name is not None and (module == error.name or module.startswith(error.name)):
+            if error.name is not None and (path == error.name or path.startswith(error.name)):
                 continue  # a class in a class: the module's path is shorter
             raise UnknownJob(f"{name!r}: its module cannot be imported: {error}.") from error
         except Exception as error:

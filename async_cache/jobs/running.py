@@ -55,7 +55,7 @@ def run_message(message: RefreshMessage) -> list[State]:
 
 
 def _runtime(message: RefreshMessage) -> Runtime:
-    job = get_job(message.job)
+    job = get_job(message.job, message.module)
     made: Any = job(*message.constructor.args, **message.constructor.kwargs, **message.options)
     runtime: Runtime = made._runtime
     return runtime

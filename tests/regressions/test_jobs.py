@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import sys
 from typing import Any
 
 import pytest
+import redis
 
 from async_cache import MISSING, AsyncCacheJob, QuerySetGetJob, cached, signals
-from async_cache.jobs import running
+from async_cache.jobs import registry, running
 from async_cache.messages import open_message, seal_message
 from async_cache.secret_keys import get_ring
 from tests.app.models import Author
@@ -133,3 +135,57 @@ def test_a_set_past_max_keys_is_announced() -> None:
     finally:
         signals.call_uncached.disconnect(note)
     assert seen == [(Capped().job_name, 1)]
+
+
+class Listed(AsyncCacheJob[Any]):
+    ttl = 60
+
+    def fetch(self, items: list[int], more: dict[str, list[int]] | None = None) -> Any:
+        answer = list(items), {name: list(part) for name, part in (more or {}).items()}
+        items.clear()  # as a careless fetch may
+        return answer
+
+
+def test_p11_a_list_that_is_changed_after_the_call_changes_no_key_s_value() -> None:
+    items, part = [1], [2]
+    assert Listed().get(items, {"a": part}) == ([1], {"a": [2]})
+    items.append(3)
+    part.append(4)
+    Listed().delete([1], {"a": [2]})
+    assert Listed().get([1], {"a": [2]}) == ([1], {"a": [2]})
+    assert Listed().refresh([1], {"a": [2]}) == ([1], {"a": [2]})
+
+
+class Renamed(AsyncCacheJob[int]):
+    """Keeps a name that no longer says where it is."""
+
+    name = "shop.views.Former"
+    ttl = 60
+
+    def fetch(self, number: int) -> int:
+        return number
+
+
+def test_a_worker_finds_a_job_whose_name_does_not_tell_its_module(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ASYNC_CACHE = {"JOB_MODULES": ["tests.regressions"]}
+    runtime = Renamed()._runtime
+    text = seal_message(runtime.message((), (), 0.0, 1e12), get_ring())
+    # As in a worker that has not met its module.
+    monkeypatch.delitem(registry._jobs, "shop.views.Former")
+    monkeypatch.delitem(sys.modules, __name__)
+    made = running._runtime(open_message(text, get_ring()))
+    assert made.keyspace.entry("x") == runtime.keyspace.entry("x")
+
+
+@pytest.mark.parametrize("verb", ["explain", "refresh_later"])
+def test_p7_a_lease_that_is_not_ours_is_shown_without_an_error(
+    settings: Any, redis_caches: str, verb: str
+) -> None:
+    settings.ASYNC_CACHE = {"CACHE": "redis", "DISPATCHER": "thread"}
+    runtime = Renamed()._runtime
+    key = runtime.store.exchanges.key(runtime.address((1,), {}).lease)  # type: ignore[attr-defined]
+    with redis.Redis.from_url(redis_caches) as client:
+        client.set(key, b"2:0:99999999999999:x")
+    assert getattr(Renamed(), verb)(1).task_id == "78000000-0000-0000-0000-000000000000"
