@@ -65,6 +65,10 @@ class StoreBreaker(Breaker):
         self.failed(now)
         if self._down_since is None:
             self._down_since = now
+        self.refused(error, operation)
+
+    def refused(self, error: Exception, operation: str) -> None:
+        """Announce what a store that answers would not do; the next operation may do."""
         announce(
             store_failed,
             alias=self.alias,

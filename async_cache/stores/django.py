@@ -103,10 +103,12 @@ class DjangoStore(ValidatedStore):
     def set_many(self, values: dict[str, bytes], seconds: float) -> None:
         refused = self._call("set_many", values, self._timeout(seconds))
         if refused:
-            raise StoreUnavailable(
+            error = StoreUnavailable(
                 f"The cache {self.alias!r} refused {len(refused)} of {len(values)} values. "
                 "A value may be larger than it takes."
             )
+            self._breaker.refused(error, "set_many, refused")
+            raise error
 
     def add(self, name: str, value: bytes, seconds: float) -> bool:
         return bool(self._call("add", name, value, self._timeout(seconds)))
@@ -157,7 +159,9 @@ class DjangoStore(ValidatedStore):
     def _failed(self, method: str, error: Exception) -> StoreUnavailable:
         """Note a failure and return the error to raise for it."""
         damaged = method.startswith("get") and isinstance(error, _DAMAGED)
-        if not damaged and type(error).__name__ not in _REFUSALS:
+        if type(error).__name__ in _REFUSALS:
+            self._breaker.refused(error, f"{method}, refused")
+        elif not damaged:
             self._breaker.note(error, method, time.monotonic())
         failed = StoreUnavailable(
             f"The cache {self.alias!r} failed to {method}: {type(error).__qualname__}."

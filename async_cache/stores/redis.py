@@ -44,6 +44,8 @@ def note_failure(alias: str, breaker: StoreBreaker, error: Exception) -> StoreUn
     """Open the breaker where the next command would fail too, and return the error to raise."""
     if not isinstance(error, ErrorReply) or error.code in DOWN:
         breaker.note(error, "exchange", time.monotonic())
+    else:
+        breaker.refused(error, f"exchange, {error.code}")
     if isinstance(error, ErrorReply):
         hint = ""
         if error.code in {"MOVED", "CROSSSLOT", "ASK"}:

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 import pytest
+import redis
 
-from async_cache import AsyncCacheJob, StoreUnavailable, invalidation
+from async_cache import AsyncCacheJob, StoreUnavailable, invalidation, signals
 from tests.servers import RedisServer
 
 
@@ -78,3 +79,26 @@ def test_p5_an_invalidation_is_tried_again_where_no_threads_can_be_had(
         assert time.monotonic() < deadline, "it is not tried again"
         assert Rate().get(1) == 1
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", ["redis", "memcached"])
+def test_p8_a_refusal_is_announced(request: Any, settings: Any, kind: str) -> None:
+    if kind == "redis":
+        server = request.getfixturevalue("away")
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", 1)
+    else:
+        request.getfixturevalue("memcached_cache")
+        settings.ASYNC_CACHE = {"CACHE": "memcached", "DISPATCHER": "immediate"}
+    seen: list[str] = []
+
+    def note(sender: object, operation: str, **_: object) -> None:
+        seen.append(operation)
+
+    signals.store_failed.connect(note)
+    try:
+        assert TooLarge().get(1)
+    finally:
+        signals.store_failed.disconnect(note)
+    assert seen[0] == ("exchange, OOM" if kind == "redis" else "set_many, refused")
