@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 
 from async_cache import publisher
+from async_cache.attempts import NO_ENTRY, Purpose
 from async_cache.cold import (
     Answered,
     adirect,
@@ -35,7 +36,6 @@ from async_cache.many import (
     sort_out,
 )
 from async_cache.reading import Raws, judge, special, too_stale, unusual, wish
-from async_cache.refresh import NO_ENTRY, Purpose
 
 if TYPE_CHECKING:
     from async_cache.targets import Address, Runtime

@@ -13,19 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from asgiref.sync import sync_to_async
 
 from async_cache import clock, fetching, flights
+from async_cache.attempts import NO_ENTRY, Attempt, Purpose, State, new_token, unavailable
 from async_cache.effects import arun, run
 from async_cache.entry import NEGATIVE, Status, open_entry
 from async_cache.exceptions import EntryRejected, FetchUnavailable, RecursiveFetch
-from async_cache.refresh import (
-    NO_ENTRY,
-    Attempt,
-    Purpose,
-    State,
-    fetch_directly,
-    new_token,
-    obtain,
-    unavailable,
-)
+from async_cache.refresh import fetch_directly, obtain
 
 if TYPE_CHECKING:
     from async_cache.effects import Steps

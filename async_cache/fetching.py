@@ -17,7 +17,7 @@ from async_cache.exceptions import FetchTimeout
 from async_cache.keys import detached
 
 if TYPE_CHECKING:
-    from async_cache.refresh import Attempt
+    from async_cache.attempts import Attempt
     from async_cache.targets import Runtime
 
 __all__ = ["Fetch", "Fetched", "being_fetched", "timeout_errors"]

@@ -10,13 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from async_cache import clock, flights, publisher
+from async_cache.attempts import NO_ENTRY, Attempt, Purpose, State, new_token
 from async_cache.cold import Answered, answer, board, processed, serves_others, value_or
 from async_cache.dispatchers.base import RefreshRequest
 from async_cache.effects import Steps, run
 from async_cache.entry import MISSING
 from async_cache.exceptions import RecursiveFetch, StoreUnavailable
 from async_cache.reading import Judged, Raws, judge, special, too_stale, unusual, wish
-from async_cache.refresh import NO_ENTRY, Attempt, Purpose, State, new_token, obtain
+from async_cache.refresh import obtain
 
 if TYPE_CHECKING:
     from async_cache.flights import Flight

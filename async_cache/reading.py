@@ -13,13 +13,13 @@ from random import random
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from async_cache import clock, invalidation, publisher, transactions
+from async_cache.attempts import NO_ENTRY, Purpose
 from async_cache.cold import Answered, answer, direct, fly, processed, value_or
 from async_cache.dispatchers.base import RefreshRequest
 from async_cache.entry import MISSING, NEGATIVE, Header, Status, open_entry
 from async_cache.exceptions import EntryRejected, StoreUnavailable
 from async_cache.guards import guarded
 from async_cache.policy import Decision, age, decide
-from async_cache.refresh import NO_ENTRY, Purpose
 from async_cache.serializers import load_value
 from async_cache.serializers.negatives import load_negative
 

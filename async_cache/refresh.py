@@ -7,134 +7,28 @@ a worker with a message and an explicit ``refresh()``; they differ in their `Pur
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
+from typing import TYPE_CHECKING, Final
 
-from asgiref.sync import sync_to_async
-
-from async_cache import clock, fetching, publisher, signals, transactions
-from async_cache.context import NOT_MODIFIED, FetchContext, extend_tags
-from async_cache.dispatchers.base import RefreshRequest
-from async_cache.effects import Io, Pause, Steps, run
-from async_cache.entry import ENTRY_ID_SIZE, MISSING, Header, Status, new_stamp
-from async_cache.exceptions import (
-    EntryRejected,
-    FetchUnavailable,
-    RecursiveFetch,
-    StoreUnavailable,
-    UnstorableValue,
-)
+from async_cache import clock, fetching, signals
+from async_cache.attempts import Attempt, Purpose, State, settles
+from async_cache.context import NOT_MODIFIED, FetchContext
+from async_cache.effects import Io, Pause, Steps
+from async_cache.entry import MISSING
+from async_cache.exceptions import EntryRejected, RecursiveFetch, StoreUnavailable
 from async_cache.fetching import Fetch, Fetched
-from async_cache.policy import Decision, Failure, age, decide, next_failure
-from async_cache.stores.base import Claimed, Commit, Outcome, Phase
+from async_cache.holding import Hold
+from async_cache.policy import Failure, decide
+from async_cache.stores.base import Commit, Phase
+from async_cache.writing import commit_all, compose, record_failures, release
 
 if TYPE_CHECKING:
-    from async_cache.targets import Address, Runtime
+    from async_cache.targets import Runtime
 
-__all__ = [
-    "NO_ENTRY",
-    "Attempt",
-    "Hold",
-    "Purpose",
-    "State",
-    "commit_held",
-    "ensure_stamps",
-    "fetch_directly",
-    "new_token",
-    "obtain",
-    "refresh",
-    "settles",
-    "store_value",
-    "unavailable",
-]
-
-NO_ENTRY: Final = b"\0" * ENTRY_ID_SIZE
-"""The id of the entry to be replaced, where there is none."""
+__all__ = ["fetch_directly", "obtain", "refresh"]
 
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.1
-
-
-class Purpose(Enum):
-    """Why a refresh runs, hence what makes it unnecessary."""
-
-    COLD = "cold"  # a caller has nothing: any servable entry will do
-    TOO_STALE = "too stale"  # a caller has only what is older than max_stale
-    RENEW = "renew"  # a message: another's fresh entry will do
-    FORCE = "force"  # refresh(): nothing but a fetch will do
-
-
-class State(Enum):
-    """How far an attempt has come."""
-
-    PENDING = "pending"
-    LOST = "lost"  # another is fetching
-    FOUND = "found"  # another has stored what will do
-    FETCHED = "fetched"
-    NEGATIVE = "negative"  # the fetch answered "does not exist"
-    FAILED = "failed"
-    BACKED_OFF = "backed off"  # the last fetch failed, and the next is not due
-    UNAVAILABLE = "unavailable"  # waited long enough for another's fetch
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One call on its way through a refresh.
-
-    Attributes:
-        address: The call.
-        token: Names this attempt as the owner of the lease.
-        replaces: Id of the entry that was found stale.
-        state: How far it has come.
-        claimed: The answer to the claim.
-        header: Header of the entry found, or replaced.
-        raw: The sealed entry that was found or committed, for others who wait in this process.
-        value: What was fetched.
-        error: What the fetch raised: a failure, or a negative answer.
-        failure: The record of failed fetches.
-        stored: What became of the commit; None when there was none.
-        born_stale: Whether one of its tags was invalidated during the fetch.
-        private: Whether the answer is for this caller only: it was read in a transaction, or was
-            deleted or overwritten meanwhile.
-        status: Fresh, unless what was found is stale.
-    """
-
-    address: Address
-    token: bytes
-    replaces: bytes = NO_ENTRY
-    state: State = State.PENDING
-    claimed: Claimed | None = None
-    header: Header | None = None
-    raw: bytes | None = None
-    value: Any = MISSING
-    error: Exception | None = None
-    failure: Failure | None = None
-    stored: Outcome | None = None
-    born_stale: bool = False
-    private: bool = False
-    status: Status = Status.FRESH
-
-
-def settles(
-    purpose: Purpose,
-    decision: Decision,
-    header: Header,
-    replaces: bytes,
-    max_stale: float | None,
-    now: float,
-) -> bool:
-    """Say whether an entry found after the election makes the fetch unnecessary."""
-    if purpose is Purpose.FORCE or not decision.servable:
-        return False
-    if purpose is Purpose.COLD:
-        return True
-    if purpose is Purpose.TOO_STALE:
-        return max_stale is None or age(header, now) <= max_stale
-    return decision is Decision.FRESH and header.entry_id != replaces
 
 
 def refresh(runtime: Runtime, attempts: Sequence[Attempt], purpose: Purpose) -> Steps[None]:
@@ -170,19 +64,19 @@ def refresh(runtime: Runtime, attempts: Sequence[Attempt], purpose: Purpose) -> 
             elif claimed.won:
                 (leased if attempt.state is State.PENDING else idle).append(attempt)
     except BaseException as error:
-        yield from _release(runtime, [one for one in attempts if one.claimed and one.claimed.won])
+        yield from release(runtime, [one for one in attempts if one.claimed and one.claimed.won])
         if not isinstance(error, StoreUnavailable) or purpose is Purpose.RENEW:
             raise
         open_ones = [one for one in attempts if one.state in (State.PENDING, State.LOST)]
         yield from fetch_directly(runtime, open_ones)
         return
     if idle:
-        yield from _release(runtime, idle)
+        yield from release(runtime, idle)
     for start in range(0, len(leased), runtime.chunk):
         try:
             yield from _fetch_and_commit(runtime, leased[start : start + runtime.chunk])
         except BaseException:
-            yield from _release(runtime, leased[start:])
+            yield from release(runtime, leased[start:])
             raise
     if full:
         for attempt in full:
@@ -301,7 +195,7 @@ def _fetch_and_commit(runtime: Runtime, attempts: Sequence[Attempt]) -> Steps[No
             held.append(attempt)
         else:
             try:
-                commit, size = yield from _compose(runtime, attempt, got)
+                commit, size = yield from compose(runtime, attempt, got)
             except StoreUnavailable:
                 held.append(attempt)  # announced by the store; the caller keeps its value
             except Exception as error:  # noqa: BLE001 - recorded as a failed refresh
@@ -310,121 +204,11 @@ def _fetch_and_commit(runtime: Runtime, attempts: Sequence[Attempt]) -> Steps[No
             else:
                 commits.append((attempt, commit, got, size))
     if failed:
-        yield from _record_failures(runtime, failed)
+        yield from record_failures(runtime, failed)
     if held or failed:
-        yield from _release(runtime, [*held, *(attempt for attempt, _ in failed)])
+        yield from release(runtime, [*held, *(attempt for attempt, _ in failed)])
     if commits:
-        yield from _commit(runtime, commits)
-
-
-def _compose(runtime: Runtime, attempt: Attempt, got: Fetched) -> Steps[tuple[Commit, int]]:
-    """Return the commit of what was fetched, and its size in bytes.
-
-    Raises:
-        UnstorableValue: The value cannot be serialized, or is too large.
-    """
-    claimed = attempt.claimed
-    assert claimed is not None
-    address = attempt.address
-    stamps = list(claimed.stamps)
-    tags = extend_tags(address.static_tags, got.context)
-    decided = tags[len(address.static_tags) :]
-    if decided:
-        # Known only since the fetch: the epoch, read before the fetch and again after the tags'
-        # stamps, tells whether one of them was invalidated meanwhile.
-        names = [runtime.tag_stamp(tag) for tag in decided]
-        stamps += yield from ensure_stamps(runtime, names)
-        (epoch,) = yield Io(runtime, "read", runtime.epoch_handle)
-        attempt.born_stale = epoch != claimed.values[2]
-        address.learn(tags)
-    entry, life = runtime.compose(attempt, got, b"".join(stamps), tags)
-    attempt.raw = entry
-    hard = list(zip(address.hard_stamps, claimed.stamps[:2], strict=True))
-    commit = Commit(
-        lease=address.lease,
-        token=attempt.token,
-        trace=address.trace,
-        puts=((address.entry, entry, life),),
-        expect=tuple(hard),
-        extend=tuple((name, runtime.max_lifetime) for name in address.stamp_names(tags)),
-        removes=(address.failure,),
-        members=runtime.members,
-        member=address.digest,
-        max_members=runtime.max_keys or 0,
-    )
-    return commit, len(entry)
-
-
-def _commit(
-    runtime: Runtime, commits: Sequence[tuple[Attempt, Commit, Fetched, int]]
-) -> Steps[None]:
-    try:
-        outcomes = yield Io(runtime, "commit", [commit for _, commit, _, _ in commits])
-    except StoreUnavailable:
-        # Announced by the store; the caller keeps its value. A cache that is there, and refused
-        # the value alone, must not keep the next caller waiting for the leases' end.
-        yield from _release(runtime, [attempt for attempt, _, _, _ in commits])
-        return
-    for (attempt, _, got, size), outcome in zip(commits, outcomes, strict=True):
-        attempt.stored = outcome
-        if outcome is Outcome.COMMITTED:
-            runtime.tell(
-                signals.refresh_committed,
-                attempt,
-                seconds=got.seconds,
-                size=size,
-                stale=attempt.born_stale,
-            )
-        else:
-            attempt.raw = None
-            attempt.private = outcome in (Outcome.LOST, Outcome.OVERTAKEN)
-            runtime.tell(signals.refresh_refused, attempt, reason=outcome.value)
-
-
-def _record_failures(runtime: Runtime, failed: Sequence[tuple[Attempt, Fetched]]) -> Steps[None]:
-    """Write the back-off before the leases are released; what is stored is not touched."""
-    now = clock.now()
-    records = []
-    for attempt, got in failed:
-        assert attempt.error is not None
-        name = signals.error_name(attempt.error)
-        attempt.failure, life = next_failure(attempt.failure, name, now, random.random())
-        records.append((attempt.address.failure, attempt.failure.encode(), life))
-        runtime.tell(
-            signals.refresh_failed,
-            attempt,
-            seconds=got.seconds,
-            error=attempt.error,
-            error_type=name,
-            retry_after=attempt.failure.remaining(now),
-        )
-    try:
-        yield Io(runtime, "put", records)
-    except StoreUnavailable:
-        return  # announced by the store; without the record the next fetch comes earlier
-
-
-def _release(runtime: Runtime, attempts: Sequence[Attempt]) -> Steps[None]:
-    leases = [(one.address.lease, one.token, one.address.trace) for one in attempts]
-    try:
-        yield Io(runtime, "release", leases)
-    except StoreUnavailable:
-        return  # announced by the store; the leases end by themselves
-
-
-def ensure_stamps(runtime: Runtime, names: Sequence[str]) -> Steps[list[bytes]]:
-    """Return the stamps in force, making those that are missing."""
-    handle = runtime.store.prepare(names)
-    found = yield Io(runtime, "read", handle)
-    missing = [name for name, stamp in zip(names, found, strict=True) if stamp is None]
-    if not missing:
-        return list(found)
-    yield Io(runtime, "put", [(name, new_stamp(), runtime.max_lifetime) for name in missing])
-    # Another may have written them in the same moment: what is there now is what counts.
-    found = yield Io(runtime, "read", handle)
-    if None in found:
-        raise StoreUnavailable("The cache loses stamps as they are written; is it full?")
-    return list(found)
+        yield from commit_all(runtime, commits)
 
 
 def obtain(
@@ -465,162 +249,3 @@ def obtain(
         pause = min(pause * 1.5, _LONGEST_PAUSE)
         for attempt in pending:
             attempt.state = State.PENDING
-
-
-def store_value(runtime: Runtime, address: Address, value: Any) -> Steps[Outcome]:
-    """Store a value that the caller has: `set`.
-
-    The key's stamps are renewed with it, so a refresh that began before cannot overwrite it.
-    """
-    tags = address.static_tags
-    fixed = [runtime.job_stamp, *(runtime.tag_stamp(tag) for tag in tags)]
-    found = yield from ensure_stamps(runtime, fixed)
-    hard, soft = new_stamp(), new_stamp()
-    got = Fetched(value, None, clock.now(), 0.0)
-    attempt = Attempt(address, b"")
-    attempt.state, attempt.value = State.FETCHED, value
-    stamps = b"".join((found[0], hard, soft, *found[1:]))
-    entry, life = runtime.compose(attempt, got, stamps, tags)
-    commit = Commit(
-        lease=None,
-        token=b"",
-        trace=address.trace,
-        puts=(
-            (address.hard, hard, runtime.max_lifetime),
-            (address.soft, soft, runtime.max_lifetime),
-            (address.entry, entry, life),
-        ),
-        expect=((runtime.job_stamp, found[0]),),
-        extend=tuple((name, runtime.max_lifetime) for name in fixed),
-        removes=(address.failure,),
-        members=runtime.members,
-        member=address.digest,
-        max_members=runtime.max_keys or 0,
-    )
-    (outcome,) = yield Io(runtime, "commit", [commit])
-    if outcome is Outcome.FULL:
-        runtime.tell(signals.call_uncached, attempt, max_keys=runtime.max_keys)
-    address.learn(tags)
-    result: Outcome = outcome
-    return result
-
-
-def commit_held(runtime: Runtime, attempt: Attempt, got: Fetched, before: Claimed) -> Steps[bool]:
-    """Store a value fetched in a transaction that has now committed.
-
-    Args:
-        runtime: The job.
-        attempt: The call, with a token of its own.
-        got: What the fetch gave.
-        before: What the claim found before the fetch.
-
-    Returns:
-        Whether it was stored; False asks for a refresh instead: another may have stored a later
-        one, holds the lease, or a stamp has moved.
-    """
-    (claimed,) = yield Io(
-        runtime, "claim", [runtime.claim(attempt.address, attempt.token, Phase.FETCHING)]
-    )
-    if not claimed.won:
-        return False
-    attempt.claimed = claimed
-    try:
-        # The third value is the epoch of tags, read where the fetch may decide some.
-        tagged = got.context is not None and got.context.tags
-        moved = tagged and claimed.values[2] != before.values[2]
-        if moved or tuple(claimed.stamps) != tuple(before.stamps):
-            yield from _release(runtime, [attempt])
-            return False
-        entry = claimed.values[0]
-        if entry is not None:
-            try:
-                newer = runtime.open(attempt.address, entry).fetch_started >= got.started
-            except EntryRejected:
-                newer = False
-            if newer:
-                yield from _release(runtime, [attempt])
-                return False
-        commit, size = yield from _compose(runtime, attempt, got)
-    except BaseException:
-        yield from _release(runtime, [attempt])
-        raise
-    yield from _commit(runtime, [(attempt, commit, got, size)])
-    return attempt.stored is Outcome.COMMITTED
-
-
-class Hold:
-    """Effect: keep a value for the rest of the transaction it was fetched in, and store it after.
-
-    On commit it is stored when the transaction was READ COMMITTED and lease and stamps allow it;
-    otherwise a refresh is queued: a snapshot may have read what another has since invalidated.
-    """
-
-    __slots__ = ("attempt", "before", "got", "runtime")
-
-    def __init__(
-        self, runtime: Runtime, attempt: Attempt, got: Fetched, before: Claimed | None
-    ) -> None:
-        self.runtime = runtime
-        self.attempt = attempt
-        self.got = got
-        self.before = before
-
-    def perform(self) -> None:
-        """Hold it in this thread's transaction."""
-        transaction = self.got.transaction
-        if transaction is None or not transaction.hooks:
-            return
-        address = self.attempt.address
-        if self.attempt.state is State.FETCHED:
-            try:
-                data = self.runtime.serializer.dumps(
-                    self.attempt.value, self.runtime.max_value_size
-                )
-            except UnstorableValue:
-                return  # the refresh of another caller will report it
-            if not transactions.is_invalidated(address.scopes):
-                transactions.hold(address.entry, data, address.scopes)
-        storable = self.before is not None and transaction.read_committed()
-        transaction.on_commit(lambda: self._after_commit(storable))
-
-    async def aperform(self) -> None:
-        """Hold it in the transaction of Django's own thread."""
-        await sync_to_async(self.perform, thread_sensitive=True)()
-
-    def _after_commit(self, storable: bool) -> None:
-        runtime, address = self.runtime, self.attempt.address
-        if storable and self.before is not None:
-            again = Attempt(address, new_token())
-            again.state, again.value, again.error = (
-                self.attempt.state,
-                self.attempt.value,
-                self.attempt.error,
-            )
-            try:
-                if run(commit_held(runtime, again, self.got, self.before)):
-                    return
-            except (StoreUnavailable, UnstorableValue):
-                return  # announced; the next read fetches
-        publisher.submit(RefreshRequest(runtime, address, NO_ENTRY))
-
-
-def new_token() -> bytes:
-    """Return a token that names one attempt; as a UUID it names the task."""
-    return uuid4().bytes
-
-
-def unavailable(runtime: Runtime, attempt: Attempt, now: float) -> FetchUnavailable:
-    """Return the error for a caller who can be given no value now."""
-    failure = attempt.failure
-    if failure is not None and attempt.state is State.BACKED_OFF:
-        left = failure.remaining(now)
-        return FetchUnavailable(
-            f"{runtime.name}: the last fetch raised {failure.error_type} "
-            f"({failure.count} in a row); the next is tried in {left:.1f} s.",
-            error_type=failure.error_type,
-            retry_after=left,
-        )
-    return FetchUnavailable(
-        f"{runtime.name}: another process is fetching the value, for longer than this call waits "
-        f"({runtime.policy.wait:g} s). Raise the job's `wait`, or override `empty()`.",
-    )

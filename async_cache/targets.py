@@ -50,9 +50,9 @@ from async_cache.stores.registry import get_async_store, get_store
 if TYPE_CHECKING:
     from django.dispatch import Signal
 
+    from async_cache.attempts import Attempt
     from async_cache.dispatchers.base import Dispatcher
     from async_cache.fetching import Fetched
-    from async_cache.refresh import Attempt
     from async_cache.stores.base import AsyncStore, Handle, Store
 
 __all__ = ["MAX_ADDRESSES", "QUEUED_GRACE", "Address", "Runtime"]

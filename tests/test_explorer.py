@@ -8,15 +8,15 @@ from random import Random
 
 import pytest
 
-from async_cache.refresh import Purpose
+from async_cache.attempts import Purpose
 from async_cache.stores.base import Level
 from async_cache.stores.registry import reset_stores
-from tests.explorer.actors import VERBS, Refresher, Scene, Wait, Writer
+from tests.explorer.actors import VERBS, Refresher, Scene, Stage, Wait, Writer
 from tests.explorer.scenes import random_scene
-from tests.explorer.search import explore, wander
+from tests.explorer.search import explore, replay, wander
 from tests.explorer.stores import Breaks
 from tests.explorer.watch import Broken
-from tests.explorer.world import simulated
+from tests.explorer.world import Actor, simulated
 
 # Over the four tests that share them.
 SCHEDULES = int(os.environ.get("EXPLORER_SCHEDULES", "100000"))
@@ -79,6 +79,34 @@ def test_the_search_finds_readers_who_compare_no_stamps(level: Level, verb: str)
     parts = (Refresher(), Refresher(), Writer(verb))
     with pytest.raises(Broken, match="P4"):
         explore(Scene(level, parts, job), Breaks(stamps=True))
+
+
+def test_a_straggler_that_ends_anothers_lease_hides_nothing() -> None:
+    # On a validated store the lease is compared and then deleted: between the two it may have
+    # become another's, and a third then fetches beside that one. What is served stays right.
+    force = Refresher(purpose=Purpose.FORCE)
+    scene = Scene(Level.VALIDATED, (force, force, force, Wait()))
+    stage = Stage(scene)
+    first, second, third, wait = stage.world.actors
+    schedule: list[int] = []
+
+    def until(actor: Actor, command: str) -> None:
+        while actor.pending != command:
+            assert not actor.ended
+            schedule.append(actor.number)
+            stage.world.step(actor)
+
+    until(first, "delete_many")
+    schedule.append(wait.number)
+    stage.world.step(wait)
+    until(second, "fetched")
+    schedule.append(first.number)
+    stage.world.step(first)
+    until(third, "fetched")
+    assert stage.watch.straggles("x")
+    assert len(stage.watch.flights) == 2
+    stage.world.end()
+    assert replay(scene, schedule).watch.served > 10
 
 
 @pytest.mark.parametrize("share", range(SHARES))

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -16,11 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from async_cache import MISSING, AsyncCacheJob, FetchUnavailable, guards, invalidate_tags
+from async_cache.attempts import NO_ENTRY, Attempt, Purpose, State, new_token
 from async_cache.effects import Io
 from async_cache.entry import Status
 from async_cache.fetching import Fetch, Fetched
 from async_cache.reading import judge
-from async_cache.refresh import NO_ENTRY, Attempt, Purpose, State, new_token, refresh
+from async_cache.refresh import refresh
 from async_cache.stores.base import Level
 from async_cache.testing import freeze
 
@@ -96,8 +96,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.stack = ExitStack()
         self.clock = self.stack.enter_context(freeze(START))
-        draws = SimpleNamespace(random=lambda: 0.5)
-        self.stack.enter_context(patch("async_cache.refresh.random", draws))
+        self.stack.enter_context(patch("random.random", lambda: 0.5))
         self.job = self.job_class()
         self.runtime = self.job._runtime
         self.prefix = f"{next(numbers)}-"

@@ -19,6 +19,7 @@ from async_cache import (
     transactions,
     vary,
 )
+from async_cache.attempts import NO_ENTRY, new_token
 from async_cache.dispatchers.base import RefreshRequest
 from async_cache.effects import arun, run
 from async_cache.entry import Missing, Status, open_entry
@@ -28,12 +29,8 @@ from async_cache.jobs.answers import Explanation, RefreshHandle, explain
 from async_cache.jobs.meta import JobType
 from async_cache.keys import Call
 from async_cache.leases import task_id
-from async_cache.refresh import (
-    NO_ENTRY,
-    new_token,
-    store_value,
-)
 from async_cache.signals import error_name, logger
+from async_cache.writing import store_value
 
 if TYPE_CHECKING:
     from async_cache.targets import Address, Runtime

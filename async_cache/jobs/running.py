@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from async_cache import signals, vary
+from async_cache.attempts import Attempt, Purpose, State, new_token
 from async_cache.effects import run
 from async_cache.exceptions import UnknownJob
 from async_cache.jobs.registry import get_job
-from async_cache.refresh import Attempt, Purpose, State, new_token, refresh
+from async_cache.refresh import refresh
 from async_cache.signals import announce
 
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from async_cache import AsyncCacheJob, FetchContext, invalidate_tags
+from async_cache.attempts import NO_ENTRY, Attempt, Purpose, State, new_token
 from async_cache.effects import Effect, Io, Pause, Steps
 from async_cache.entry import MISSING, NEGATIVE
 from async_cache.exceptions import StoreUnavailable
 from async_cache.fetching import Fetch, Fetched
 from async_cache.keys import Call
 from async_cache.reading import judge
-from async_cache.refresh import NO_ENTRY, Attempt, Purpose, State, new_token, obtain, refresh
+from async_cache.refresh import obtain, refresh
 from async_cache.stores.base import Level, Phase
 from async_cache.stores.registry import _stores as stores
 from tests.explorer.stores import SOUND, Breaks, make_store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from async_cache.refresh import Purpose
+from async_cache.attempts import Purpose
 from async_cache.stores.base import Level
 from tests.explorer.actors import (
     KEYS,
