@@ -98,13 +98,18 @@ def _step(stage: Stage, actor: Actor) -> None:
 
 
 def replay(scene: Scene, schedule: list[int], breaks: Breaks = SOUND) -> Stage:
-    """Run one schedule, then whatever is left in turn; return the stage for a closer look."""
+    """Run one schedule, then whatever is left in turn; return the stage for a closer look.
+
+    ``~number`` in a schedule is where that actor was killed.
+    """
     stage = Stage(scene, breaks)
     world = stage.world
     try:
         for number in schedule:
             world.ready()
-            if not world.actors[number].ended:
+            if number < 0:
+                world.actors[~number].killed = True
+            elif not world.actors[number].ended:
                 _step(stage, world.actors[number])
         while ready := world.ready():
             _step(stage, ready[0])

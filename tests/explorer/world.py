@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -195,9 +194,7 @@ def simulated() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(clock, "now", now))
         stack.enter_context(patch.object(clock, "monotonic", now))
-        stack.enter_context(
-            patch("async_cache.refresh.random", SimpleNamespace(random=lambda: 0.5))
-        )
+        stack.enter_context(patch("random.random", lambda: 0.5))
         stack.enter_context(
             patch.object(os, "urandom", lambda size: Present.world.random_bytes(size))
         )
