@@ -1,0 +1,186 @@
+# ruff: noqa: D102  (the contract, in base.py, documents the operations)
+"""Records as rows of a database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from django.db import DatabaseError, InterfaceError, models
+
+from async_cache.exceptions import StoreUnavailable
+from async_cache.results.exceptions import RecordRejected
+from async_cache.results.layers.base import Changed, Counts, Layer
+from async_cache.results.models import GroupSequence, TaskResult
+from async_cache.results.records import (
+    NO_RECORD,
+    NoRecord,
+    Outcome,
+    Record,
+    in_call_order,
+    outcome_of,
+)
+from async_cache.results.rows import to_text
+from async_cache.results.utils import from_timestamp
+from async_cache.signals import announce, entry_rejected
+
+__all__ = ["DatabaseLayer", "get_database_layer", "record_to_row"]
+
+CHUNK: Final = 500
+"""Ids of one query."""
+_JOB: Final = "async_cache.results"
+
+
+def record_to_row(record: Record) -> dict[str, Any]:
+    """Return the fields of a record's row, complete.
+
+    Raises:
+        UnstorableValue: An id is longer than its column.
+    """
+    times = {
+        f"date_{name}": None if moment is None else from_timestamp(moment)
+        for name, moment in (
+            ("created", record.created),
+            ("queued", record.queued),
+            ("started", record.started),
+            ("finished", record.finished),
+        )
+    }
+    return TaskResult.objects.make_row(
+        content_type=record.content_type,
+        content_encoding=record.content_encoding,
+        task_id=record.id,
+        result=to_text(record.value, record.content_encoding) if record.value else None,
+        status=record.state,
+        traceback=record.traceback or None,
+        meta=record.meta or None,
+        periodic_task_name=None,
+        task_name=record.name or None,
+        task_args=record.args or None,
+        task_kwargs=record.kwargs or None,
+        worker=record.worker or None,
+        group=record.group or None,
+        sequence=record.sequence,
+        retries=record.retries,
+        **times,
+    )
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    try:
+        yield
+    except (DatabaseError, InterfaceError) as error:
+        raise StoreUnavailable(f"The database of the results failed: {error}") from error
+
+
+class DatabaseLayer(Layer):
+    """Rows of `TaskResult`; a purge, not an expiry, ends them.
+
+    Args:
+        using: The database; else the routers decide.
+    """
+
+    name = "database"
+
+    def __init__(self, using: str | None = None) -> None:
+        self.using = using
+
+    @property
+    def _rows(self) -> models.QuerySet[TaskResult]:
+        manager = TaskResult.objects
+        # The primary: a replica may not have the newest rows yet.
+        return manager.using(self.using or manager.connection_for_write().alias)
+
+    def save(self, record: Record, expires: float | None = None) -> bool:
+        with _available():
+            stored, known = TaskResult.objects.store_row(record_to_row(record), self.using)
+        return stored is not None or not known
+
+    def save_many(self, records: Sequence[Record]) -> int:
+        """Write records of different tasks in as few statements as possible.
+
+        Returns:
+            How many were not refused.
+        """
+        with _available():
+            rows = [record_to_row(record) for record in records]
+            stored = TaskResult.objects.store_rows(rows, self.using)
+        return len(rows) if stored is None else len(stored)
+
+    def get_many(self, task_ids: Sequence[str]) -> list[Record | NoRecord]:
+        found: dict[str, Record | NoRecord] = {}
+        with _available():
+            for start in range(0, len(task_ids), CHUNK):
+                part = list(task_ids[start : start + CHUNK])
+                for row in self._rows.filter(task_id__in=part).order_by():
+                    found[row.task_id] = _open(row)
+        return [found.get(task_id, NO_RECORD) for task_id in task_ids]
+
+    def find(self, name_or_id: str) -> Record | NoRecord:
+        with _available():
+            row = self._rows.filter(task_id=name_or_id).order_by().first()
+            if row is None:
+                named = self._rows.filter(task_name=name_or_id)
+                row = named.order_by("-date_done", "-pk").first()
+        return NO_RECORD if row is None else _open(row)
+
+    def group(self, group_id: str) -> list[Record]:
+        with _available():
+            members = [_open(row) for row in self._rows.filter(group=group_id).order_by()]
+        return in_call_order(record for record in members if record is not NO_RECORD)
+
+    def count(self, group_id: str) -> Counts:
+        return self._counts([group_id])[group_id]
+
+    def reserve(self, group_id: str, n: int = 1) -> int:
+        with _available():
+            return GroupSequence.objects.reserve(group_id, n, self.using)
+
+    def delete_group(self, group_id: str, tasks: bool = False) -> int:
+        with _available():
+            members = self._rows.filter(group=group_id).order_by()
+            number = members.delete()[0] if tasks else members.update(group=None, sequence=None)
+            GroupSequence.objects.using(members.db).filter(group=group_id).delete()
+        return number
+
+    def forget(self, task_id: str) -> bool:
+        with _available():
+            return self._rows.filter(task_id=task_id).order_by().delete()[0] > 0
+
+    def changed(self, task_ids: Sequence[str], groups: Sequence[str]) -> Changed:
+        found = self.get_many(task_ids) if task_ids else []
+        ready = {r.id: r for r in found if r is not NO_RECORD and r.ready}
+        return Changed(ready, self._counts(groups) if groups else {})
+
+    def _counts(self, groups: Sequence[str]) -> dict[str, Counts]:
+        """Count by rank: the index of the groups holds it."""
+        counts = {group: Counts(0, 0) for group in groups}
+        with _available():
+            ranked = self._rows.filter(group__in=list(groups)).order_by()
+            for group, rank, number in ranked.values_list("group", "rank").annotate(
+                number=models.Count("*")
+            ):
+                had, outcome = counts[str(group)], outcome_of(rank)
+                if outcome is Outcome.SUCCEEDED:
+                    counts[str(group)] = had._replace(successes=had.successes + number)
+                elif outcome is Outcome.FAILED:
+                    counts[str(group)] = had._replace(failures=had.failures + number)
+        return counts
+
+
+_layer: Final = DatabaseLayer()
+
+
+def get_database_layer() -> Layer:
+    """Return the layer over the database that the routers choose."""
+    return _layer
+
+
+def _open(row: TaskResult) -> Record | NoRecord:
+    try:
+        return row.to_record()
+    except RecordRejected as error:
+        announce(entry_rejected, job=_JOB, key=row.task_id, reason=str(error))
+        return NO_RECORD

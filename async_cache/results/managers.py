@@ -1,0 +1,470 @@
+"""The managers of the result models, with the names that django-celery-results gives them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from django.apps import apps
+from django.core.exceptions import ObjectDoesNotExist
+from django.db import DatabaseError, connections, models, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from async_cache.exceptions import UnstorableValue
+from async_cache.hooks import in_transaction
+from async_cache.results.apart import flush, run_apart
+from async_cache.results.purging import delete_batches
+from async_cache.results.records import READY_STATES, rank
+from async_cache.results.retrying import transaction_retry
+from async_cache.results.upsert import Rules, upsert, upsert_many
+from async_cache.results.utils import as_timedelta, now
+
+__all__ = [
+    "ChordCounterManager",
+    "GroupResultManager",
+    "GroupSequenceManager",
+    "ResultManager",
+    "TaskResultManager",
+    "TxIsolationWarning",
+    "transaction_retry",
+]
+
+M = TypeVar("M", bound=models.Model)
+
+CHORD_LEASE: Final = 60.0
+"""Seconds that the caller of a chord's body has for it."""
+
+TASK_RULES: Final = Rules(
+    key="task_id",
+    rank="rank",
+    first=frozenset({"date_created", "hidden"}),
+    keep=frozenset(
+        {
+            "task_name",
+            "task_args",
+            "task_kwargs",
+            "periodic_task_name",
+            "worker",
+            "group",
+            "sequence",
+            "date_queued",
+            "date_started",
+        }
+    ),
+    latest=frozenset({"date_done"}),
+)
+GROUP_RULES: Final = Rules(
+    key="group_id", first=frozenset({"date_created"}), latest=frozenset({"date_done"})
+)
+SEQUENCE_RULES: Final = Rules(key="group", add=frozenset({"taken"}))
+
+# Large, and known to the caller: the answer to a write does not send them back.
+_LARGE: Final = frozenset({"result", "traceback", "meta"})
+
+_ISOLATION: Final = {
+    "postgresql": "SHOW transaction_isolation",
+    "mysql": "SELECT @@transaction_isolation",
+    "mariadb": "SELECT @@tx_isolation",
+}
+
+
+class TxIsolationWarning(UserWarning):
+    """A poll repeated inside one transaction would be shown the same old rows."""
+
+
+class ResultManager(models.Manager[M]):
+    """What the managers of task and group results have in common."""
+
+    _last_id: str | None = None
+
+    def connection_for_read(self) -> BaseDatabaseWrapper:
+        """Return the connection that queries of this manager read from."""
+        return connections[self.db]
+
+    def connection_for_write(self) -> BaseDatabaseWrapper:
+        """Return the connection that this manager writes to."""
+        return connections[self._db or router.db_for_write(self.model)]
+
+    def current_engine(self) -> str:
+        """Return the dotted path of the database backend that is read from."""
+        return str(self.connection_for_read().settings_dict["ENGINE"])
+
+    def warn_if_repeatable_read(self) -> None:
+        """Warn when one transaction would keep showing the rows of its first query.
+
+        Asks the database: one small query on PostgreSQL, MySQL and MariaDB, none elsewhere.
+        """
+        connection = self.connection_for_read()
+        vendor = "mariadb" if getattr(connection, "mysql_is_mariadb", False) else connection.vendor
+        if vendor not in _ISOLATION:
+            return
+        with connection.cursor() as cursor:
+            cursor.execute(_ISOLATION[vendor])
+            row = cursor.fetchone()
+        level = str(row[0]).replace("-", " ").lower() if row else ""
+        if level in {"repeatable read", "serializable"}:
+            warnings.warn(
+                f"The database {connection.alias!r} runs transactions at {level.upper()}: a result "
+                "polled again inside one transaction never changes. Commit between polls, or set "
+                "the isolation level to READ COMMITTED.",
+                TxIsolationWarning,
+                stacklevel=2,
+            )
+
+    def get_all_expired(self, expires: timedelta | float | None) -> models.QuerySet[M]:
+        """Return the rows that were last saved longer ago than ``expires``; None is never."""
+        if expires is None:
+            return self.none()
+        return self.filter(date_done__lt=now() - as_timedelta(expires))
+
+    def delete_expired(self, expires: timedelta | float | None) -> int:
+        """Delete the rows that were last saved longer ago than ``expires``, in batches.
+
+        Returns:
+            How many.
+        """
+        if expires is None:
+            return 0
+        alias = self.connection_for_write().alias
+        before = now() - as_timedelta(expires)
+        return delete_batches(self.model, alias, models.Q(), before).deleted
+
+    def _find(self, **key: str) -> M:
+        """Return the row of a key, or an unsaved instance of it."""
+        connection = self.connection_for_read()
+        inside = in_transaction(connection)
+        if connection.vendor == "sqlite" and not inside:
+            # What this process stored during its last transaction may be on its way.
+            flush()
+        try:
+            return self.get(**key)
+        except ObjectDoesNotExist:
+            (value,) = key.values()
+            if inside and self._last_id == value:
+                self.warn_if_repeatable_read()
+            self._last_id = value
+            return self.model(**key)
+
+
+class TaskResultManager(ResultManager[M]):
+    """The manager of `TaskResult`."""
+
+    @transaction_retry(max_retries=1)
+    def get_task(self, task_id: str) -> M:
+        """Return the result of a task; an unsaved instance, PENDING, when there is none.
+
+        Args:
+            task_id: Its id.
+        """
+        return self._find(task_id=task_id)
+
+    def store_result(
+        self,
+        content_type: str,
+        content_encoding: str,
+        task_id: str,
+        result: str | None,
+        status: str,
+        traceback: str | None = None,
+        meta: str | None = None,
+        periodic_task_name: str | None = None,
+        task_name: str | None = None,
+        task_args: str | None = None,
+        task_kwargs: str | None = None,
+        worker: str | None = None,
+        using: str | None = None,
+        *,
+        group: str | None = None,
+        sequence: int | None = None,
+        retries: int = 0,
+        date_created: datetime | None = None,
+        date_queued: datetime | None = None,
+        date_started: datetime | None = None,
+        date_finished: datetime | None = None,
+        exception_retry_count: int = 2,
+    ) -> M:
+        """Store the state and the result of a task, unless a later state is stored already.
+
+        One statement on SQLite and PostgreSQL. The row survives the rollback of the caller's
+        transaction. What is None here and known from before (name, arguments, worker, group,
+        start) is kept.
+
+        Args:
+            content_type: MIME type of ``result`` and ``meta``.
+            content_encoding: Their encoding: ``utf-8`` or ``binary``.
+            task_id: Id of the task.
+            result: The serialized value or error.
+            status: One of Celery's states, or the project's own.
+            traceback: Text, of a failed task.
+            meta: Serialized, such as the children.
+            periodic_task_name: Name of the schedule that started it.
+            task_name: Name of the task.
+            task_args: Text of its arguments.
+            task_kwargs: Text of its keywords.
+            worker: Who runs it.
+            using: The database; else the routers decide.
+            group: The result group it belongs to.
+            sequence: Its place in the group.
+            retries: Attempts before this one.
+            date_created: When the task was made; now unless given.
+            date_queued: When it was sent.
+            date_started: When this attempt began.
+            date_finished: When it ended; now for a state that is an end, unless given.
+            exception_retry_count: Further tries after a database error that can pass.
+
+        Returns:
+            The stored row. When the write was refused, the one that was there before.
+
+        Raises:
+            UnstorableValue: The task's or the group's id is longer than its column.
+        """
+        row = self.make_row(
+            content_type=content_type,
+            content_encoding=content_encoding,
+            task_id=task_id,
+            result=result,
+            status=status,
+            traceback=traceback,
+            meta=meta,
+            periodic_task_name=periodic_task_name,
+            task_name=task_name,
+            task_args=task_args,
+            task_kwargs=task_kwargs,
+            worker=worker,
+            group=group,
+            sequence=sequence,
+            retries=retries,
+            date_created=date_created,
+            date_queued=date_queued,
+            date_started=date_started,
+            date_finished=date_finished,
+        )
+        stored, known = self.store_row(row, using, exception_retry_count)
+        if stored is not None:
+            return stored
+        if not known:
+            return self.model(**row)
+        alias = using or self.connection_for_write().alias
+        found = self.using(alias).filter(task_id=task_id).first()
+        return self.model(**row) if found is None else found
+
+    def make_row(self, **values: Any) -> dict[str, Any]:
+        """Return the fields of a row, complete: times, rank, names cut to their columns."""
+        moment = now()
+        row = dict(values)
+        row["date_created"] = row.get("date_created") or moment
+        row["date_done"] = moment
+        if row["status"] not in READY_STATES:
+            row["date_finished"] = None
+        elif row.get("date_finished") is None:
+            row["date_finished"] = moment
+        row["rank"] = rank(row["retries"], row["status"])
+        row["hidden"] = False
+        for name in ("task_id", "group"):
+            self._refuse_long(name, row[name])
+        for name in ("task_name", "periodic_task_name", "worker"):
+            if row[name] is not None:
+                row[name] = row[name][: self._length(name)]
+        return row
+
+    def store_row(
+        self, row: Mapping[str, Any], using: str | None = None, retries: int = 2
+    ) -> tuple[M | None, bool]:
+        """Write one row that `make_row` made.
+
+        Returns:
+            The stored row, None when there is none; and whether the outcome is known: a write that
+            waits for the end of a transaction on SQLite has none yet.
+        """
+        alias = using or self.connection_for_write().alias
+        answer = run_apart(
+            alias, lambda: self._upsert([row], using=alias, exception_retry_count=retries)
+        )
+        if answer is None:
+            return None, False
+        return (answer[0] if answer else None), True
+
+    def store_rows(
+        self, rows: Sequence[Mapping[str, Any]], using: str | None = None, retries: int = 2
+    ) -> list[M] | None:
+        """Write rows that `make_row` made, of different tasks, in as few statements as possible.
+
+        Returns:
+            Those that were not refused; None when the writes wait for the end of a transaction.
+        """
+        alias = using or self.connection_for_write().alias
+        return run_apart(
+            alias, lambda: self._upsert(rows, using=alias, exception_retry_count=retries)
+        )
+
+    @transaction_retry(max_retries=2)
+    def _upsert(self, rows: Sequence[Mapping[str, Any]], *, using: str) -> list[M]:
+        if not rows:
+            return []
+        small = [
+            field.attname
+            for field in self.model._meta.concrete_fields
+            if field.attname not in _LARGE
+            # What was not given may be stored from before: read when it is asked for.
+            and (field.attname not in {"task_args", "task_kwargs"})
+        ]
+        given = {row["task_id"]: row for row in rows}
+        place = small.index("task_id")
+        stored = []
+        for values in upsert_many(self.model, using, TASK_RULES, rows, small):
+            row = given[values[place]]
+            known = {name: row[name] for name in _LARGE}
+            known |= {n: row[n] for n in ("task_args", "task_kwargs") if row[n] is not None}
+            stored.append(self._instance(using, dict(zip(small, values, strict=True)) | known))
+        return stored
+
+    def _instance(self, using: str, values: Mapping[str, Any]) -> M:
+        # The order of the fields counts.
+        names = [f.attname for f in self.model._meta.concrete_fields if f.attname in values]
+        return self.model.from_db(using, names, [values[name] for name in names])
+
+    def _length(self, name: str) -> int | None:
+        length: int | None = self.model._meta.get_field(name).max_length  # type: ignore[union-attr]
+        return length
+
+    def _refuse_long(self, name: str, value: str | None) -> None:
+        length = self._length(name)
+        if value is not None and length is not None and len(value) > length:
+            raise UnstorableValue(
+                f"The {name} {value[:20]!r}… has {len(value)} characters, its column {length}. Use "
+                "a shorter one, or set DJANGO_CELERY_RESULTS_TASK_ID_MAX_LENGTH and run "
+                "`manage.py async_cache resize_task_id`."
+            )
+
+
+class GroupResultManager(ResultManager[M]):
+    """The manager of `GroupResult`."""
+
+    @transaction_retry(max_retries=1)
+    def get_group(self, group_id: str) -> M:
+        """Return the result of a group; an unsaved instance when there is none."""
+        return self._find(group_id=group_id)
+
+    def store_group_result(
+        self,
+        content_type: str,
+        content_encoding: str,
+        group_id: str,
+        result: str | None,
+        using: str | None = None,
+        *,
+        exception_retry_count: int = 2,
+    ) -> M:
+        """Store what a group consists of; survives the rollback of the caller's transaction.
+
+        Returns:
+            The stored row.
+        """
+        moment = now()
+        row = {
+            "group_id": group_id,
+            "result": result,
+            "content_type": content_type,
+            "content_encoding": content_encoding,
+            "date_created": moment,
+            "date_done": moment,
+        }
+        alias = using or self.connection_for_write().alias
+        answer = run_apart(
+            alias,
+            lambda: self._upsert(row, using=alias, exception_retry_count=exception_retry_count),
+        )
+        return self.model(**row) if answer is None else answer
+
+    @transaction_retry(max_retries=2)
+    def _upsert(self, row: Mapping[str, Any], *, using: str) -> M:
+        names = [field.attname for field in self.model._meta.concrete_fields]
+        values = upsert(self.model, using, GROUP_RULES, row, names)
+        if values is None:
+            raise DatabaseError("The database told nothing of the row it wrote.")
+        return self.model.from_db(using, names, values)
+
+
+class GroupSequenceManager(models.Manager[M]):
+    """The manager of `GroupSequence`."""
+
+    def reserve(self, group: str, places: int = 1, using: str | None = None) -> int:
+        """Take the next places of a group; survives the rollback of the caller's transaction.
+
+        Within a transaction on SQLite it is part of it.
+
+        Returns:
+            The first of them, from 0.
+        """
+        alias = using or router.db_for_write(self.model)
+        return run_apart(alias, lambda: self._reserve(group, places, using=alias), later=False)
+
+    @transaction_retry(max_retries=2)
+    def _reserve(self, group: str, places: int, *, using: str) -> int:
+        row = {"group": group, "taken": places, "date_done": now()}
+        answer = upsert(self.model, using, SEQUENCE_RULES, row, ("taken",))
+        if answer is None:
+            raise DatabaseError("The database told nothing of the row it wrote.")
+        return int(answer[0]) - places
+
+
+class ChordCounterManager(models.Manager[M]):
+    """The manager of `ChordCounter`: which parts of a chord's header have ended."""
+
+    def start(self, group_id: str, count: int, sub_tasks: str, using: str | None = None) -> M:
+        """Make the counter of a chord; one that is there already stays as it is.
+
+        Args:
+            group_id: Id of the header's group.
+            count: How many parts the header has.
+            sub_tasks: JSON of their result tuples.
+            using: The database; else the routers decide.
+        """
+        alias = using or router.db_for_write(self.model)
+        values = {"count": count, "sub_tasks": sub_tasks}
+        return self.using(alias).get_or_create(group_id=group_id, defaults=values)[0]
+
+    def end_part(
+        self, group_id: str, task_id: str, using: str | None = None, lease: float = CHORD_LEASE
+    ) -> M | None:
+        """Note that one part has ended, once however often it is delivered.
+
+        Args:
+            group_id: Id of the header's group.
+            task_id: Id of the part.
+            using: The database; else the routers decide.
+            lease: Seconds that the caller who gets the counter has for the body. After them a
+                part delivered again gets it too: the first caller may have been killed.
+
+        Returns:
+            The counter, when all parts have ended and this caller is to call the body; then it
+            ends with `finish`. None otherwise, and when there is no such chord any more.
+        """
+        alias = using or router.db_for_write(self.model)
+        parts = apps.get_model(self.model._meta.app_label, "ChordPart")._base_manager.using(alias)
+        with transaction.atomic(using=alias):
+            counter: Any = self.using(alias).select_for_update().filter(group_id=group_id).first()
+            if counter is None:
+                return None
+            parts.bulk_create(
+                [parts.model(group_id=group_id, task_id=task_id)], ignore_conflicts=True
+            )
+            if parts.filter(group_id=group_id).count() < counter.count:
+                return None
+            moment = now()
+            taken = counter.date_called
+            if taken is not None and moment - taken < timedelta(seconds=lease):
+                return None
+            counter.date_called = moment
+            counter.save(using=alias, update_fields=["date_called"])
+            return counter  # type: ignore[no-any-return]
+
+    def finish(self, group_id: str, using: str | None = None) -> None:
+        """Delete the counter and the parts of a chord whose body has been called."""
+        alias = using or router.db_for_write(self.model)
+        parts = apps.get_model(self.model._meta.app_label, "ChordPart")._base_manager.using(alias)
+        with transaction.atomic(using=alias):
+            self.using(alias).filter(group_id=group_id).delete()
+            parts.filter(group_id=group_id).delete()

@@ -1,0 +1,342 @@
+"""Rows of task and group results, and of chords.
+
+`TaskMeta` and `TaskSetMeta` are the same rows under the names that djcelery gave them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+from django.db import models
+from django.utils import timezone
+
+from async_cache.results import codec
+from async_cache.results.managers import (
+    ChordCounterManager,
+    GroupResultManager,
+    GroupSequenceManager,
+    TaskResultManager,
+)
+from async_cache.results.records import (
+    FAILURE,
+    PENDING,
+    READY_STATES,
+    RETRY,
+    REVOKED,
+    STATES,
+    SUCCESS,
+    Record,
+    rank,
+)
+from async_cache.results.rows import IdField, from_text
+from async_cache.results.utils import to_timestamp
+
+__all__ = [
+    "TASK_STATUSES",
+    "TASK_STATUSES_CHOICES",
+    "TASK_STATUS_DONE",
+    "TASK_STATUS_FAILURE",
+    "TASK_STATUS_PENDING",
+    "TASK_STATUS_RETRY",
+    "ChordCounter",
+    "ChordPart",
+    "GroupResult",
+    "GroupSequence",
+    "TaskMeta",
+    "TaskResult",
+    "TaskSetMeta",
+]
+
+TASK_STATUS_PENDING: Final = PENDING
+TASK_STATUS_RETRY: Final = RETRY
+TASK_STATUS_FAILURE: Final = FAILURE
+TASK_STATUS_DONE: Final = SUCCESS
+TASK_STATUSES: Final = list(STATES)
+TASK_STATUSES_CHOICES: Final = tuple((state, state) for state in STATES)
+
+
+class TaskResult(models.Model):
+    """State and result of one task."""
+
+    task_id = IdField("task id", unique=True)
+    task_name = IdField("task name", null=True, blank=True, default=None)
+    periodic_task_name = IdField("periodic task name", null=True, blank=True, default=None)
+    task_args = models.TextField("positional arguments", null=True, blank=True, default=None)
+    task_kwargs = models.TextField("named arguments", null=True, blank=True, default=None)
+    # Without choices: projects have states of their own.
+    status = models.CharField("state", max_length=50, default=PENDING)
+    retries = models.PositiveIntegerField("retries", default=0)
+    rank = models.IntegerField("rank", default=0, editable=False)
+    worker = models.CharField("worker", max_length=100, null=True, blank=True, default=None)
+    content_type = models.CharField("content type", max_length=128, default="")
+    content_encoding = models.CharField("content encoding", max_length=64, default="")
+    result = models.TextField("result", null=True, default=None, editable=False)
+    traceback = models.TextField("traceback", null=True, blank=True, default=None)
+    meta = models.TextField("meta", null=True, default=None, editable=False)
+    hidden = models.BooleanField("hidden", default=False, editable=False)
+    group = IdField("group", null=True, blank=True, default=None)
+    sequence = models.BigIntegerField("sequence in the group", null=True, blank=True, default=None)
+    date_created = models.DateTimeField("created", default=timezone.now)
+    date_queued = models.DateTimeField("queued", null=True, blank=True, default=None)
+    date_started = models.DateTimeField("started", null=True, blank=True, default=None)
+    date_done = models.DateTimeField("last saved", auto_now=True)
+    date_finished = models.DateTimeField("finished", null=True, blank=True, default=None)
+
+    objects = TaskResultManager["TaskResult"]()
+
+    class Meta:
+        """One index for each question: the unique one on the id besides."""
+
+        ordering: ClassVar = ["-date_done"]
+        verbose_name = "task result"
+        verbose_name_plural = "task results"
+        indexes: ClassVar = [
+            models.Index(fields=["group", "sequence", "rank"], name="acr_task_group"),
+            models.Index(fields=["date_done"], name="acr_task_done"),
+            models.Index(fields=["status", "date_done"], name="acr_task_status"),
+            models.Index(fields=["task_name", "date_done"], name="acr_task_name"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task_id} ({self.status})"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row as it is, whatever is stored; the rank follows the state."""
+        self.rank = rank(self.retries, self.status)
+        fields = kwargs.get("update_fields")
+        if fields is not None:
+            kwargs["update_fields"] = {*fields, "rank", "date_done"}
+        super().save(*args, **kwargs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what Celery's backends know of a result."""
+        return {
+            "task_id": self.task_id,
+            "task_name": self.task_name,
+            "task_args": self.task_args,
+            "task_kwargs": self.task_kwargs,
+            "status": self.status,
+            "result": self.stored_result(),
+            "date_done": self.date_done,
+            "traceback": self.traceback,
+            "meta": self.meta,
+            "worker": self.worker,
+            "periodic_task_name": self.periodic_task_name,
+            "date_created": self.date_created,
+            "date_started": self.date_started,
+            "date_finished": self.date_finished,
+            "group": self.group,
+        }
+
+    @property
+    def ready(self) -> bool:
+        """Whether the task has ended."""
+        return self.status in READY_STATES
+
+    @property
+    def successful(self) -> bool:
+        """Whether it ended well."""
+        return self.status == SUCCESS
+
+    def to_record(self) -> Record:
+        """Return the row as the layers hand it out.
+
+        Raises:
+            RecordRejected: The stored value is no base64, though its encoding is binary.
+        """
+        text = self.stored_result()
+        return Record(
+            id=self.task_id,
+            name=self.task_name or "",
+            state=self.status,
+            retries=self.retries,
+            created=to_timestamp(self.date_created),
+            queued=to_timestamp(self.date_queued),
+            started=to_timestamp(self.date_started),
+            finished=to_timestamp(self.date_finished),
+            worker=self.worker or "",
+            group=self.group or "",
+            sequence=self.sequence,
+            value=from_text(text, self.content_encoding),
+            content_type=self.content_type,
+            content_encoding=self.content_encoding,
+            traceback=self.traceback or "",
+            meta=self.meta or "",
+            args=self.task_args or "",
+            kwargs=self.task_kwargs or "",
+        )
+
+    def stored_result(self) -> str | None:
+        """Return the text of the column ``result``."""
+        return self.result
+
+
+class GroupResult(models.Model):
+    """What a group of Celery consists of."""
+
+    group_id = IdField("group id", unique=True)
+    date_created = models.DateTimeField("created", default=timezone.now)
+    date_done = models.DateTimeField("last saved", auto_now=True)
+    content_type = models.CharField("content type", max_length=128, default="")
+    content_encoding = models.CharField("content encoding", max_length=64, default="")
+    result = models.TextField("result", null=True, default=None, editable=False)
+
+    objects = GroupResultManager["GroupResult"]()
+
+    class Meta:
+        """Order by the last save."""
+
+        ordering: ClassVar = ["-date_done"]
+        verbose_name = "group result"
+        verbose_name_plural = "group results"
+        indexes: ClassVar = [models.Index(fields=["date_done"], name="acr_group_done")]
+
+    def __str__(self) -> str:
+        return str(self.group_id)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what Celery's backends know of a group."""
+        return {"group_id": self.group_id, "result": self.result, "date_done": self.date_done}
+
+
+class GroupSequence(models.Model):
+    """How many places of a result group have been given out."""
+
+    group = IdField("group", unique=True)
+    taken = models.BigIntegerField("places given out", default=0)
+    date_done = models.DateTimeField("last saved", auto_now=True)
+
+    objects = GroupSequenceManager["GroupSequence"]()
+
+    class Meta:
+        """For the purge."""
+
+        indexes: ClassVar = [models.Index(fields=["date_done"], name="acr_sequence_done")]
+
+    def __str__(self) -> str:
+        return str(self.group)
+
+
+class ChordCounter(models.Model):
+    """How many parts the header of a chord has.
+
+    Attributes:
+        count: Parts of the header; the `ChordPart` rows are those that have ended.
+        date_called: When somebody set out to call the body.
+    """
+
+    group_id = IdField("group id", unique=True)
+    sub_tasks = models.TextField("result tuples of the header")
+    count = models.PositiveIntegerField("parts")
+    date_created = models.DateTimeField("created", default=timezone.now)
+    date_called = models.DateTimeField("body called", null=True, default=None)
+
+    objects = ChordCounterManager["ChordCounter"]()
+
+    class Meta:
+        """For the purge."""
+
+        indexes: ClassVar = [models.Index(fields=["date_created"], name="acr_chord_created")]
+
+    def __str__(self) -> str:
+        return str(self.group_id)
+
+
+class ChordPart(models.Model):
+    """One part of a chord's header that has ended: a row, so a second delivery adds nothing."""
+
+    group_id = IdField("group id")
+    task_id = IdField("task id")
+    date_created = models.DateTimeField("created", default=timezone.now)
+
+    class Meta:
+        """One row a part."""
+
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["group_id", "task_id"], name="acr_part_once")
+        ]
+        indexes: ClassVar = [models.Index(fields=["date_created"], name="acr_part_created")]
+
+    def __str__(self) -> str:
+        return f"{self.task_id} of {self.group_id}"
+
+
+class _Decoded:
+    """The column ``result`` as the value it stands for; written as text."""
+
+    def __get__(self, row: TaskMeta | None, owner: type[TaskMeta]) -> Any:
+        if row is None:
+            return self
+        if row.saving:
+            return row.stored_result()
+        record = row.to_record()
+        if record.content_type == "" and not record.value:
+            return None
+        if record.state in (FAILURE, RETRY, REVOKED):
+            return codec.decode_error(record)
+        return codec.decode_value(record)
+
+    def __set__(self, row: TaskMeta, text: str | None) -> None:
+        row.__dict__["result"] = text
+
+
+class TaskMeta(TaskResult):
+    """A task result whose ``result`` is the value, or the exception of a failed task.
+
+    What is assigned to ``result`` is the text of the column, as in `TaskResult`.
+    """
+
+    saving = False
+
+    class Meta:
+        """The rows of `TaskResult`."""
+
+        proxy = True
+
+    def stored_result(self) -> str | None:
+        """Return the text of the column ``result``."""
+        if "result" not in self.__dict__:
+            rows = TaskResult._base_manager.using(self._state.db)
+            self.__dict__["result"] = rows.values_list("result", flat=True).get(pk=self.pk)
+        text: str | None = self.__dict__["result"]
+        return text
+
+    def save_base(self, *args: Any, **kwargs: Any) -> None:
+        """Save the column as it was assigned."""
+        self.saving = True
+        try:
+            super().save_base(*args, **kwargs)
+        finally:
+            self.saving = False
+
+
+# A field's name; set afterwards, since Django gives proxies no attributes for inherited fields.
+TaskMeta.result = _Decoded()  # type: ignore[assignment]
+
+
+class TaskSetManager(GroupResultManager[GroupResult]):
+    """Lets queries name the field as djcelery did."""
+
+    def get_queryset(self) -> models.QuerySet[GroupResult]:
+        """Return the rows with ``taskset_id`` beside ``group_id``."""
+        return super().get_queryset().annotate(taskset_id=models.F("group_id"))
+
+
+class TaskSetMeta(GroupResult):
+    """A group result under djcelery's names."""
+
+    objects = TaskSetManager()  # type: ignore[assignment,misc]
+
+    class Meta:
+        """The rows of `GroupResult`."""
+
+        proxy = True
+
+    @property
+    def taskset_id(self) -> str:
+        """The group's id."""
+        return str(self.group_id)
+
+    @taskset_id.setter
+    def taskset_id(self, value: str) -> None:
+        self.group_id = value

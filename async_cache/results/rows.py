@@ -1,0 +1,81 @@
+"""What the models, the migration and the layer agree on: lengths, and bytes as text."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any, Final
+
+from django.conf import settings
+from django.db import models
+
+from async_cache.exceptions import ConfigurationError
+from async_cache.results.exceptions import RecordRejected
+
+__all__ = ["LENGTH_SETTING", "IdField", "from_text", "id_length", "to_text"]
+
+LENGTH_SETTING: Final = "DJANGO_CELERY_RESULTS_TASK_ID_MAX_LENGTH"
+DEFAULT_LENGTH: Final = 255
+
+# Bytes of these encodings are text already.
+_TEXT: Final = frozenset({"", "utf-8", "us-ascii", "ascii"})
+
+
+def id_length() -> int:
+    """Return the length of the columns that hold ids and names, all of them indexed.
+
+    Raises:
+        ConfigurationError: The setting is no length.
+    """
+    length = getattr(settings, LENGTH_SETTING, DEFAULT_LENGTH)
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= 4_000:
+        raise ConfigurationError(f"{LENGTH_SETTING} must be a whole number of characters: 191.")
+    return length
+
+
+if TYPE_CHECKING:
+    _CharField = models.CharField[Any, Any]
+else:
+    _CharField = models.CharField
+
+
+class IdField(_CharField):
+    """A text as long as the setting says, which is not part of the migrations' state."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["max_length"] = id_length()
+        super().__init__(*args, **kwargs)
+
+    def deconstruct(self) -> Any:
+        """Leave the length out: a changed setting is no change of the model."""
+        name, path, args, kwargs = super().deconstruct()
+        kwargs.pop("max_length", None)
+        return name, path, args, kwargs
+
+
+def to_text(value: bytes, encoding: str) -> str:
+    """Return bytes as a text column holds them: as they are, or in base64."""
+    if encoding.lower() in _TEXT:
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise RecordRejected(
+                f"the value is no text, though its encoding says so: {error}"
+            ) from None
+    return base64.b64encode(value).decode("ascii")
+
+
+def from_text(text: str | None, encoding: str) -> bytes:
+    """Return the bytes that a text column holds.
+
+    Raises:
+        RecordRejected: The text is no base64.
+    """
+    if not text:
+        return b""
+    if encoding.lower() in _TEXT:
+        return text.encode()
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RecordRejected("the stored value is no base64") from error
