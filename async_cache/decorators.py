@@ -38,8 +38,11 @@ class CachedFunction(Generic[P, R]):
         job: The job behind it.
     """
 
-    def __init__(self, function: Callable[P, R], options: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[P, R], options: dict[str, Any], *, of_class: bool = False
+    ) -> None:
         functools.update_wrapper(self, function)
+        self._of_class = of_class
         self.job: AsyncCacheJob[Any] = _make_job(function, options)
         self._awaited = inspect.iscoroutinefunction(function)
 
@@ -49,7 +52,9 @@ class CachedFunction(Generic[P, R]):
         return cast("R", get(*args, **kwargs))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        """Bind to an instance, which becomes the first argument and part of the key."""
+        """Bind to an instance, or a class, which becomes the first argument and part of the key."""
+        if self._of_class:
+            return _Bound(self, type(instance) if owner is None else owner)
         return self if instance is None else _Bound(self, instance)
 
     def __reduce__(self) -> str:
@@ -139,8 +144,9 @@ def cached(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
         exchange_rates.invalidate("EUR")
 
     On a method, ``self`` is an argument like the others: a model instance, or an object with a
-    ``__cache_key__`` method. The worker finds the function by its dotted path, so it must be one
-    that can be imported: not a lambda, not local to another function.
+    ``__cache_key__`` method. ``@classmethod`` goes below ``@cached``: the class, a model, is an
+    argument too. The worker finds the function by its dotted path, so it must be one that can be
+    imported: not a lambda, not local to another function.
 
     Args:
         function: What is decorated, where the decorator is used without options.
@@ -156,11 +162,14 @@ def cached(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
 
 
 def _decorate(function: Any, options: dict[str, Any]) -> CachedFunction[Any, Any]:
+    of_class = isinstance(function, classmethod)
+    if of_class:
+        function = function.__func__
     if not inspect.isfunction(function):
         raise ConfigurationError(
             f"@cached takes a function, not a {type(function).__qualname__}. "
-            "Put it directly above the def, below @staticmethod or @classmethod."
+            "Put it directly above the def, below @staticmethod; above @classmethod."
         )
     name = f"{function.__module__}.{function.__qualname__}"
     clean_options(name, {k: v for k, v in options.items() if not inspect.isfunction(v)})
-    return CachedFunction(function, options)
+    return CachedFunction(function, options, of_class=of_class)

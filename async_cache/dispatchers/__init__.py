@@ -68,6 +68,10 @@ def _make(name: str) -> Dispatcher:
             f"{path} is not a dispatcher. Name a subclass of async_cache.dispatchers.Dispatcher."
         )
     made: Dispatcher = kind()
+    if not isinstance(getattr(made, "name", None), str):
+        raise ConfigurationError(
+            f"{path} has no name. Set `name` on the class: announcements and logs use it."
+        )
     return made
 
 

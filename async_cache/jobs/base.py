@@ -181,7 +181,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
         """
         runtime, address = self._target(args, kwargs)
         token = new_token()
-        replaces = self._entry_id(runtime, address)
+        replaces = self._entry_id(address, runtime.store.read(address.handle)[0])
         won, holder = publisher.publish_now(RefreshRequest(runtime, address, replaces), token)
         running = token if won or not holder else holder
         return RefreshHandle(
@@ -206,11 +206,16 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
             How many are on their way; the others did not fit into the queue.
         """
         runtime = self._runtime
-        requests = []
-        for args, kwargs in self._calls(calls):
-            address = runtime.address(args, kwargs)
-            requests.append(RefreshRequest(runtime, address, self._entry_id(runtime, address)))
-        return publisher.submit_many(requests)
+        addresses = [runtime.address(args, kwargs) for args, kwargs in self._calls(calls)]
+        if not addresses:
+            return 0
+        found = runtime.store.read_many([address.handle for address in addresses])
+        return publisher.submit_many(
+            [
+                RefreshRequest(runtime, address, self._entry_id(address, raws[0]))
+                for address, raws in zip(addresses, found, strict=True)
+            ]
+        )
 
     async def arefresh_many(self, calls: Iterable[CallLike]) -> int:
         """Do what `refresh_many` does without blocking the event loop."""
@@ -352,8 +357,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
         )
 
     @staticmethod
-    def _entry_id(runtime: Runtime, address: Address) -> bytes:
-        raw = runtime.store.read(address.handle)[0]
+    def _entry_id(address: Address, raw: bytes | None) -> bytes:
         if raw is None:
             return NO_ENTRY
         try:

@@ -131,6 +131,20 @@ class TestMethods:
         assert Shop.shared(1) == Shop("x").shared(1) == 1
         assert CALLS == [1]
 
+    def test_a_class_method(self, alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        @cached(ttl=60)
+        @classmethod  # type: ignore[misc]
+        def label(cls: type[Author], suffix: str) -> str:
+            CALLS.append(suffix)
+            return f"{cls._meta.label}{suffix}"
+
+        monkeypatch.setattr(Author, "label", label, raising=False)
+        model: Any = Author
+        assert model.label("!") == model(name="Ann").label("!") == "library.Author!"
+        assert CALLS == ["!"]
+        model.label.invalidate("!")
+        assert model.label.explain("!").status is Status.STALE
+
     def test_an_instance_without_a_canonical_form_is_named(self, local: str) -> None:
         with pytest.raises(UnkeyableArgument, match="self"):
             Unkeyable().total()
