@@ -132,8 +132,8 @@ class TestMethods:
         assert CALLS == [1]
 
     def test_a_class_method(self, alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        @cached(ttl=60)
-        @classmethod  # type: ignore[misc]
+        @cached(ttl=60)  # type: ignore[misc]
+        @classmethod
         def label(cls: type[Author], suffix: str) -> str:
             CALLS.append(suffix)
             return f"{cls._meta.label}{suffix}"
