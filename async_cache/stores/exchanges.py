@@ -62,11 +62,11 @@ class Exchanges:
         return pack(b"MGET", *map(self.key, names))
 
     def read_many(self, handles: Sequence[bytes]) -> Exchange[list[list[bytes | None]]]:
-        found: list[list[bytes | None]] = yield from self._send(handles)
+        found: list[list[bytes | None]] = yield from self.send(handles)
         return found
 
     def claim(self, claims: Sequence[Claim]) -> Exchange[list[Claimed]]:
-        replies = yield from self._run(CLAIM, [self._claim(c) for c in claims])
+        replies = yield from self.run(CLAIM, [self._claim(c) for c in claims])
         return [self._claimed(c, reply) for c, reply in zip(claims, replies, strict=True)]
 
     def _claim(self, c: Claim) -> list[bytes]:
@@ -99,7 +99,7 @@ class Exchanges:
         )
 
     def commit(self, commits: Sequence[Commit]) -> Exchange[list[Outcome]]:
-        replies = yield from self._run(COMMIT, [self._commit(c) for c in commits])
+        replies = yield from self.run(COMMIT, [self._commit(c) for c in commits])
         return [Outcome(reply.decode()) for reply in replies]
 
     def _commit(self, c: Commit) -> list[bytes]:
@@ -126,16 +126,16 @@ class Exchanges:
 
     def renew(self, leases: Sequence[tuple[str, bytes, float]]) -> Exchange[list[bool]]:
         calls = [[b"1", self.key(name), token, _ms(seconds)] for name, token, seconds in leases]
-        replies = yield from self._run(RENEW, calls)
+        replies = yield from self.run(RENEW, calls)
         return [bool(reply) for reply in replies]
 
     def release(self, leases: Sequence[tuple[str, bytes, str]]) -> Exchange[None]:
-        yield from self._run(RELEASE, [[b"1", self.key(name), token] for name, token, _ in leases])
+        yield from self.run(RELEASE, [[b"1", self.key(name), token] for name, token, _ in leases])
 
     def holders(self, leases: Sequence[str]) -> Exchange[list[Lease | None]]:
         if not leases:
             return []
-        (clock, records) = yield from self._send([pack(b"TIME"), self.prepare(leases)])
+        (clock, records) = yield from self.send([pack(b"TIME"), self.prepare(leases)])
         now = int(clock[0]) * 1000 + int(clock[1]) // 1000
         return [self._live(record, now) for record in records]
 
@@ -147,15 +147,15 @@ class Exchanges:
         return Lease(Phase(int(phase)), token, int(attempts)) if int(ends) > now else None
 
     def put(self, items: Sequence[tuple[str, bytes, float]]) -> Exchange[None]:
-        yield from self._send(
+        yield from self.send(
             [pack(b"SET", self.key(n), value, b"PX", _ms(seconds)) for n, value, seconds in items]
         )
 
     def remove(self, names: Sequence[str]) -> Exchange[None]:
         if names:
-            yield from self._send([pack(b"DEL", *map(self.key, names))])
+            yield from self.send([pack(b"DEL", *map(self.key, names))])
 
-    def _send(self, commands: Sequence[bytes]) -> Exchange[list[Any]]:
+    def send(self, commands: Sequence[bytes]) -> Exchange[list[Any]]:
         replies: list[Any] = []
         for at in range(0, len(commands), BATCH):
             batch = commands[at : at + BATCH]
@@ -165,7 +165,7 @@ class Exchanges:
                 raise reply
         return replies
 
-    def _run(self, script: Script, calls: Sequence[list[bytes]]) -> Exchange[list[Any]]:
+    def run(self, script: Script, calls: Sequence[list[bytes]]) -> Exchange[list[Any]]:
         """Run a script once for each call; a server that does not know it is taught it first."""
         commands = [pack(b"EVALSHA", script.sha, *call) for call in calls]
         replies: list[Any] = []

@@ -142,33 +142,34 @@ class RedisStore(Store):
         return reply
 
     def read_many(self, handles: Sequence[Handle]) -> list[list[bytes | None]]:
-        return self._drive(self._exchanges.read_many(handles))
+        return self.drive(self._exchanges.read_many(handles))
 
     def claim(self, claims: Sequence[Claim]) -> list[Claimed]:
-        return self._drive(self._exchanges.claim(claims))
+        return self.drive(self._exchanges.claim(claims))
 
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
-        return self._drive(self._exchanges.commit(commits))
+        return self.drive(self._exchanges.commit(commits))
 
     def renew(self, leases: Sequence[tuple[str, bytes, float]]) -> list[bool]:
-        return self._drive(self._exchanges.renew(leases))
+        return self.drive(self._exchanges.renew(leases))
 
     def release(self, leases: Sequence[tuple[str, bytes, str]]) -> None:
-        self._drive(self._exchanges.release(leases))
+        self.drive(self._exchanges.release(leases))
 
     def holders(self, leases: Sequence[str]) -> list[Lease | None]:
-        return self._drive(self._exchanges.holders(leases))
+        return self.drive(self._exchanges.holders(leases))
 
     def put(self, items: Sequence[tuple[str, bytes, float]]) -> None:
-        self._drive(self._exchanges.put(items))
+        self.drive(self._exchanges.put(items))
 
     def remove(self, names: Sequence[str]) -> None:
-        self._drive(self._exchanges.remove(names))
+        self.drive(self._exchanges.remove(names))
 
     def close(self) -> None:
         self._pool.clear()
 
-    def _drive(self, steps: Exchange[T]) -> T:
+    def drive(self, steps: Exchange[T]) -> T:
+        """Carry out an operation, step by step, and return its result."""
         try:
             request = next(steps)
             while True:

@@ -1,0 +1,39 @@
+"""The result store: every outcome in one shared place, with groups.
+
+The names below are imported when first used: models cannot be imported before the apps are ready.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from async_cache.results.exceptions import NoResult, TaskFailed
+    from async_cache.results.layers import get_layer
+    from async_cache.results.records import NO_RECORD, Record
+
+__all__ = [
+    "NO_RECORD",
+    "NoResult",
+    "Record",
+    "TaskFailed",
+    "get_layer",
+]
+
+_MODULES = {
+    "async_cache.results.exceptions": ("NoResult", "TaskFailed"),
+    "async_cache.results.layers": ("get_layer",),
+    "async_cache.results.records": ("NO_RECORD", "Record"),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    module = _WHERE.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,25 @@
+"""The Django app of results."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+from async_cache.conf import register_section
+from async_cache.results import checks
+from async_cache.results.conf import SECTION
+
+__all__ = ["ResultsConfig"]
+
+
+class ResultsConfig(AppConfig):
+    """Configuration of ``async_cache.results``; put it in ``INSTALLED_APPS`` after the core."""
+
+    name = "async_cache.results"
+    label = "async_cache_results"
+    verbose_name = "Results"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the section of the settings and the checks."""
+        register_section(SECTION)
+        checks.register()

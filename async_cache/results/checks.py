@@ -1,0 +1,121 @@
+"""What ``manage.py check`` says about results.
+
+Every message has an id and a hint that says what to do.
+
+====  =============================================================================================
+Id    Meaning
+====  =============================================================================================
+E001  ``ASYNC_CACHE["RESULTS"]`` has the wrong type, an unknown key or a bad value
+E002  the cache of results is not in ``CACHES``
+E003  the cache of results cannot keep them: it stores nothing, or two writers can both add a key
+W001  the cache of results is private to each process
+W002  the cache of results drops records: ``MAX_ENTRIES`` is small
+W003  DatabaseCache on SQLite without IMMEDIATE transactions loses writes
+====  =============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from django.apps import AppConfig
+from django.conf import settings as django_settings
+from django.core import checks
+from django.core.cache import InvalidCacheBackendError, caches
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.db import DatabaseCache
+from django.core.cache.backends.dummy import DummyCache
+from django.core.cache.backends.filebased import FileBasedCache
+from django.core.cache.backends.locmem import LocMemCache
+from django.db import router
+
+from async_cache.conf import SETTING, current_or_partial
+from async_cache.results.conf import SECTION, find_problems, inspect_section
+from async_cache.stores.database import sqlite_loses_writes
+from async_cache.validators import suggest
+
+__all__ = ["check_cache", "check_section", "register"]
+
+_TAG: Final = "async_cache"
+_DEFAULT_MAX_ENTRIES: Final = 300
+_SHARED: Final = "Use a Redis server, Memcached, or the database: cached=False."
+
+
+def register() -> None:
+    """Register the checks; registering twice is the same as once."""
+    checks.register(check_section, _TAG)
+    checks.register(check_cache, _TAG)
+
+
+def check_section(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """Name every unknown key and bad value of the section."""
+    return [
+        checks.Error(
+            f"{problem.where}: {problem.message}.", hint=problem.hint, id="async_cache_results.E001"
+        )
+        for problem in find_problems()
+    ]
+
+
+def check_cache(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """Name a cache that cannot keep results, or not all of them."""
+    core = current_or_partial()
+    chosen = inspect_section(core.sections.get(SECTION, {}))[0]
+    alias = chosen.cache or core.cache
+    try:
+        cache = caches[alias]
+    except InvalidCacheBackendError as error:
+        if chosen.cache is None:
+            return []  # the core's own check says so
+        return [
+            checks.Error(
+                f'{SETTING}["{SECTION}"]["CACHE"] is "{alias}", which cannot be used: {error}',
+                hint=suggest(alias, django_settings.CACHES),
+                id="async_cache_results.E002",
+            )
+        ]
+    message = _judge(alias, cache)
+    return [] if message is None else [message]
+
+
+def _judge(alias: str, cache: BaseCache) -> checks.CheckMessage | None:
+    where = f'The cache CACHES["{alias}"]'
+    if isinstance(cache, DummyCache):
+        return checks.Error(
+            f"{where} stores nothing, so no result is kept.",
+            hint=_SHARED,
+            id="async_cache_results.E003",
+        )
+    if isinstance(cache, FileBasedCache):
+        return checks.Error(
+            f"{where} cannot keep results: two processes may both add a file, so a member of a "
+            "group may be lost and a late state may hide a result.",
+            hint=_SHARED,
+            id="async_cache_results.E003",
+        )
+    if isinstance(cache, LocMemCache):
+        return checks.Warning(
+            f"{where} is private to each process: nobody else sees what a worker stores.",
+            hint=_SHARED,
+            id="async_cache_results.W001",
+        )
+    if isinstance(cache, DatabaseCache):
+        if sqlite_loses_writes(router.db_for_write(cache.cache_model_class)):
+            return checks.Warning(
+                f"{where} is on SQLite, where two writers make each other fail.",
+                hint='Set OPTIONS = {"transaction_mode": "IMMEDIATE"} on that database.',
+                id="async_cache_results.W003",
+            )
+        if cache._max_entries <= _DEFAULT_MAX_ENTRIES:
+            return checks.Warning(
+                f"{where} keeps {cache._max_entries} keys and drops others at random: a record "
+                "takes two or three.",
+                hint=f'Set CACHES["{alias}"]["OPTIONS"] = {{"MAX_ENTRIES": 1_000_000}}.',
+                id="async_cache_results.W002",
+            )
+    return None

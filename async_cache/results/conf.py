@@ -1,0 +1,129 @@
+"""``ASYNC_CACHE["RESULTS"]``, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from async_cache import conf, validators
+from async_cache.exceptions import ConfigurationError
+from async_cache.options import Problem
+from async_cache.validators import Refused, Validator, suggest
+
+__all__ = ["SECTION", "ResultsSettings", "find_problems", "get_results_settings", "inspect_section"]
+
+SECTION: Final = "RESULTS"
+_WHERE: Final = f'{conf.SETTING}["{SECTION}"]'
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsSettings:
+    """The section with its defaults applied. Durations are seconds.
+
+    Attributes:
+        cache: Alias of ``CACHES`` that holds records; None is the one that holds the entries.
+        persist: Whether tasks write rows too by default: False, True or ``"buffered"``.
+        expires: How long a record lives in the cache after its last write.
+        max_wait: Longest wait for a result, whatever the caller asks for.
+        cached: What ``cached=None`` means: False, True, or seconds.
+        retention: How long rows are kept, by state; ``"*"`` is for the others.
+        group_cap: Most rows of one group that a purge keeps; None is no cap.
+        refreshes: Most records of refreshes that are kept; 0 keeps none.
+        serializer: How `async_task` writes values: ``"pickle"`` (sealed), ``"json"``, or a path.
+    """
+
+    cache: str | None = None
+    persist: bool | str = False
+    expires: float = 86_400.0
+    max_wait: float = 3_600.0
+    cached: bool | float = False
+    retention: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    group_cap: int | None = None
+    refreshes: int = 1_000
+    serializer: str = "pickle"
+
+
+def _persist(value: Any) -> bool | str:
+    if isinstance(value, bool) or value == "buffered":
+        return value  # type: ignore[no-any-return]
+    raise Refused(f"{validators.shown(value)} does not fit", 'Give True, False or "buffered".')
+
+
+_seconds: Final = validators.duration(positive=True)
+
+
+def _cached(value: Any) -> bool | float:
+    return value if isinstance(value, bool) else float(_seconds(value))
+
+
+def _retention(value: Any) -> Mapping[str, float]:
+    if not isinstance(value, Mapping):
+        raise Refused(f"{validators.shown(value)} is not a dict", 'Write {"SUCCESS": 86400}.')
+    kept: dict[str, float] = {}
+    for state, seconds in value.items():
+        if not isinstance(state, str) or not state:
+            raise Refused(f"{validators.shown(state)} is not a state", 'Write {"SUCCESS": 86400}.')
+        kept[state] = float(_seconds(seconds))
+    return MappingProxyType(kept)
+
+
+_KEYS: Final[Mapping[str, Validator]] = MappingProxyType(
+    {
+        "CACHE": validators.text("an alias of CACHES", none=True),
+        "PERSIST": _persist,
+        "EXPIRES": _seconds,
+        "MAX_WAIT": _seconds,
+        "CACHED": _cached,
+        "RETENTION": _retention,
+        "GROUP_CAP": validators.integer(minimum=1, none=True),
+        "REFRESHES": validators.integer(minimum=0),
+        "SERIALIZER": validators.text("the name of a serializer or a dotted path to one"),
+    }
+)
+
+_current: tuple[int, ResultsSettings] | None = None
+
+
+def get_results_settings() -> ResultsSettings:
+    """Return the section in force.
+
+    Raises:
+        ConfigurationError: A key is unknown or a value is bad.
+    """
+    global _current
+    kept = _current
+    if kept is None or kept[0] != conf.epoch:
+        seen = conf.epoch
+        built, problems = inspect_section(conf.get_settings().sections.get(SECTION, {}))
+        if problems:
+            raise ConfigurationError(str(problems[0]))
+        kept = _current = seen, built
+    return kept[1]
+
+
+def find_problems() -> list[Problem]:
+    """Return all that is wrong with the section."""
+    return inspect_section(conf.current_or_partial().sections.get(SECTION, {}))[1]
+
+
+def inspect_section(raw: object) -> tuple[ResultsSettings, list[Problem]]:
+    """Return the settings that hold and a problem for each part of ``raw`` that does not."""
+    if not isinstance(raw, Mapping):
+        message = f"a {type(raw).__qualname__} is not a dict"
+        return ResultsSettings(), [Problem("type", _WHERE, message, 'Write {"EXPIRES": 3600}.')]
+    fields: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for key, value in raw.items():
+        validator = _KEYS.get(key) if isinstance(key, str) else None
+        if validator is None:
+            message = f"unknown key {validators.shown(key)}"
+            problems.append(Problem("unknown_key", _WHERE, message, suggest(key, _KEYS)))
+            continue
+        try:
+            fields[key.lower()] = validator(value)
+        except Refused as refused:
+            where = f'{_WHERE}["{key}"]'
+            problems.append(Problem("value", where, refused.reason, refused.remedy))
+    return ResultsSettings(**fields), problems
