@@ -13,7 +13,7 @@ from async_cache import AsyncCacheJob, StoreUnavailable, invalidation, signals
 from tests.servers import RedisServer
 
 
-class TooLarge(AsyncCacheJob[int]):
+class TooLarge(AsyncCacheJob[bytes]):
     """More than Memcached takes, less than MAX_VALUE_SIZE."""
 
     ttl = 60
