@@ -99,8 +99,7 @@ def encode_value(value: object, task_id: str, serializer: str | None = None) -> 
     head = bytes((payload.flags, payload.codec, len(path)))
     body = b"".join((head, path, payload.data))
     state = _get_openers().values.copy()
-    state.update(_framed(task_id))
-    state.update(body)
+    state.update(_framed(task_id) + body)
     return Encoded(state.digest() + body, SEALED, name[:64])
 
 
@@ -110,41 +109,43 @@ def decode_value(record: Record) -> Any:
     Raises:
         RecordRejected: Its bytes do not open, or their content type is not one of ours.
     """
-    if record.content_type == JSON:
-        try:
-            return json.loads(record.value)
-        except ValueError as error:
-            raise RecordRejected("the value is no JSON") from error
     if record.content_type != SEALED:
-        raise RecordRejected(f"the value is {record.content_type!r}, which is not read here")
+        return _decode_plain(record)
     raw = record.value
-    body, mac = raw[MAC_SIZE:], raw[:MAC_SIZE]
-    _check_seal(body, mac, record.id)
-    header = _header(body[0], body[1], bytes(body[_HEAD : _HEAD + body[2]]))
+    body = raw[MAC_SIZE:]
+    opener, name = _get_openers().values, _framed(record.id)
+    state = opener.copy()
+    state.update(name + body)
+    if not compare_digest(state.digest(), raw[:MAC_SIZE]):
+        _try_fallbacks(opener, name + body, raw[:MAC_SIZE])
+    if len(body) < _HEAD:
+        raise RecordRejected("the value is sealed here, but has no header")
+    flags, codec, length = body[:_HEAD]
+    header = _header(flags, codec, body[_HEAD : _HEAD + length])
     try:
         return load_value(body, header, conf.get_settings().max_value_size)
     except EntryRejected as error:
         raise RecordRejected(f"the value does not load: {error}") from error
 
 
-def _check_seal(body: bytes, mac: bytes, task_id: str) -> None:
-    opener, name = _get_openers().values, _framed(task_id)
-    state = opener.copy()
-    state.update(name)
-    state.update(body)
-    if not compare_digest(state.digest(), mac):
-        for fallback in opener.fallbacks:
-            state = fallback.copy()
-            state.update(name)
-            state.update(body)
-            if compare_digest(state.digest(), mac):
-                break
-        else:
-            raise RecordRejected(
-                "the seal of the value does not match: changed, forged, or of another SECRET_KEY"
-            )
-    if len(body) < _HEAD:
-        raise RecordRejected("the value is sealed here, but has no header")
+def _decode_plain(record: Record) -> Any:
+    if record.content_type != JSON:
+        raise RecordRejected(f"the value is {record.content_type!r}, which is not read here")
+    try:
+        return json.loads(record.value)
+    except ValueError as error:
+        raise RecordRejected("the value is no JSON") from error
+
+
+def _try_fallbacks(opener: Opener, sealed: bytes, mac: bytes) -> None:
+    for fallback in opener.fallbacks:
+        state = fallback.copy()
+        state.update(sealed)
+        if compare_digest(state.digest(), mac):
+            return
+    raise RecordRejected(
+        "the seal of the value does not match: changed, forged, or of another SECRET_KEY"
+    )
 
 
 @lru_cache(maxsize=64)

@@ -207,12 +207,16 @@ def in_call_order(records: Iterable[Record]) -> list[Record]:
 
 
 # A sealed record is ``mac | rank | format | body``; the MAC covers all that follows it, and is
-# checked before the body is unpickled. The body is a tuple of plain values in `_FIELDS` order, cut
-# after the last that is not a default: records of a large group are many and small.
+# checked before the body is unpickled. The body is the pickle of a tuple of plain values, the
+# fields in their order, cut after the last that is not its default. Records of a large group are
+# many and small, so a pickle of one frame is kept without the 11 bytes that begin it.
 _RANK: Final = Struct(">I")
-_FORMAT: Final = b"\x01"
+_WHOLE, _BARE = b"\x01", b"\x02"
 _FORMAT_AT: Final = MAC_SIZE + _RANK.size
-_BODY_AT: Final = _FORMAT_AT + len(_FORMAT)
+_BODY_AT: Final = _FORMAT_AT + 1
+_PROTOCOL: Final = b"\x80\x05"
+_FRAME: Final = Struct("<2sBQ")
+_FRAME_CODE: Final = 0x95
 _STATE, _TYPE, _ENCODING = (
     Record._fields.index(name) for name in ("state", "content_type", "content_encoding")
 )
@@ -244,8 +248,10 @@ def dump_record(record: Record, opener: Opener) -> bytes:
     size = len(fields)
     while size > 1 and fields[size - 1] == _DEFAULTS[size - 1]:
         size -= 1
-    body = pickle.dumps(tuple(fields[:size]), 5)
-    sealed = b"".join((_RANK.pack(record.rank), _FORMAT, body))
+    body, format_ = pickle.dumps(tuple(fields[:size]), 5), _WHOLE
+    if body[: _FRAME.size] == _FRAME.pack(_PROTOCOL, _FRAME_CODE, len(body) - _FRAME.size):
+        body, format_ = body[_FRAME.size :], _BARE
+    sealed = b"".join((_RANK.pack(record.rank), format_, body))
     state = opener.copy()
     state.update(sealed)
     return state.digest() + sealed
@@ -264,10 +270,13 @@ def load_record(raw: object, opener: Opener) -> Record:
     state.update(sealed)
     if not compare_digest(state.digest(), raw[:MAC_SIZE]):
         _try_fallbacks(sealed, raw[:MAC_SIZE], opener)
-    if raw[_FORMAT_AT:_BODY_AT] != _FORMAT:
+    format_, body = raw[_FORMAT_AT:_BODY_AT], raw[_BODY_AT:]
+    if format_ == _BARE:
+        body = _PROTOCOL + body
+    elif format_ != _WHOLE:
         raise RecordRejected("sealed here, but in another format")
     try:
-        fields = list(pickle.loads(raw[_BODY_AT:]))
+        fields = list(pickle.loads(body))
         fields += _DEFAULTS[len(fields) :]
         fields[0] = _unpack_id(fields[0])
         if type(fields[_STATE]) is int:

@@ -123,7 +123,7 @@ class DatabaseLayer(Layer):
             row = self._rows.filter(task_id=name_or_id).order_by().first()
             if row is None:
                 named = self._rows.filter(task_name=name_or_id)
-                row = named.order_by("-date_done", "-pk").first()
+                row = named.order_by("-date_done").first()
         return NO_RECORD if row is None else _open(row)
 
     def group(self, group_id: str) -> list[Record]:

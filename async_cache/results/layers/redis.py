@@ -48,10 +48,10 @@ def _ms(seconds: float) -> bytes:
     return b"%d" % max(1, round(min(seconds * 1000, _LONGEST_MS)))
 
 
-def _said(key: bytes, tail: str) -> bytes:
-    """Return how a script is told an id; a project's key function may hide it in the key."""
+def _said(key: bytes, tail: str) -> list[bytes]:
+    """Return the id for a script, where a project's own key function hides it in the key."""
     packed = tail.encode()
-    return b"%d" % len(packed) if key.endswith(packed) else b"=" + packed
+    return [] if key.endswith(b":" + packed) else [packed]
 
 
 class RedisLayer(Layer):
@@ -97,14 +97,13 @@ class RedisLayer(Layer):
         if record.name:
             keys.append(names.name(record.name))
         packed = list(map(self._store.exchanges.key, keys))
+        said = _said(packed[0], tail)
         return [
             b"%d" % len(keys),
             *packed,
-            _said(packed[0], tail),
-            b"1" if record.group else b"0",
             life,
             sealed,
-            head,
+            *([head, *said] if head or said else ()),
         ]
 
     def get_many(self, task_ids: Sequence[str]) -> list[Record | NoRecord]:
@@ -120,7 +119,7 @@ class RedisLayer(Layer):
 
     def _call(self, tail: str) -> list[bytes]:
         key = self._key(self._names.record(tail))
-        return [b"1", key, _said(key, tail)]
+        return [b"1", key, *_said(key, tail)]
 
     @staticmethod
     def _opened(answer: Any, task_id: str | None, opener: Any) -> Record | NoRecord:

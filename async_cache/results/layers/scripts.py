@@ -11,7 +11,8 @@ the group instead, and its key holds ``@`` and the name of that hash. A group is
 Counts follow from the state that is replaced, in the script that replaces it. Both hashes end at
 the same time, which each save moves on and none moves back.
 
-An id is said as its length where it ends its record's key, else in full behind a ``=``.
+An id is what follows the last colon of its record's key; it is said only where a project's own key
+function hides it. Each byte of a save counts: groups are large.
 """
 
 from __future__ import annotations
@@ -27,10 +28,7 @@ __all__ = ["DELETE", "FORGET", "GET", "PURGE", "RESERVE", "SAVE", "SCAN"]
 HEAD: Final = 20
 
 _COMMON: Final = f"""
-local function id_of(key, said)
-  if string.sub(said, 1, 1) == '=' then return string.sub(said, 2) end
-  return string.sub(key, -tonumber(said))
-end
+local function id_of(key, said) return said or string.match(key, '[^:]+$') end
 local function rank_of(sealed) return struct.unpack('>I4', sealed, 17) end
 local function outcome(rank)
   if rank == {SUCCESS_RANK} then return 's' end
@@ -74,11 +72,10 @@ end
 """
 
 # KEYS: record, group (or the record again), key of the name when there is one
-# ARGV: the id, 1 with a group, ms, sealed bytes, the head of those they replace
+# ARGV: ms, sealed bytes, the head of those they replace, the id
 _SAVE: Final = f"""
-local id = id_of(KEYS[1], ARGV[1])
-local grouped, life = ARGV[2] == '1', tonumber(ARGV[3])
-local sealed, group, members = ARGV[4], KEYS[2], nil
+local id, life, sealed = id_of(KEYS[1], ARGV[4]), tonumber(ARGV[1]), ARGV[2]
+local group, grouped, members = KEYS[2], KEYS[2] ~= KEYS[1], nil
 local old, from, label = locate(KEYS[1], id)
 if grouped then
   members = members_of(group)
@@ -91,7 +88,7 @@ local rank, was = rank_of(sealed), nil
 if old then
   local old_rank, head = rank_of(old), string.sub(old, 1, {HEAD})
   if old_rank > rank then return 0 end
-  if head ~= ARGV[5] and head ~= string.sub(sealed, 1, {HEAD}) then
+  if head ~= ARGV[3] and head ~= string.sub(sealed, 1, {HEAD}) then
     return {{old, (from and not label) and 1 or 0}}
   end
   if from and from == members then
