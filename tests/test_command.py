@@ -49,6 +49,7 @@ class Priced(AsyncCacheJob[Any]):
 RATES = "tests.test_command.Rates"
 PRICED = "tests.test_command.Priced"
 USERS = "async_cache.QuerySetGetJob:auth.User"
+REGISTERED = frozenset(registry.all_jobs())
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,9 @@ class TestList:
         kept = {name: registry.all_jobs()[name] for name in (RATES, PRICED)}
         kept["async_cache.QuerySetGetJob"] = QuerySetGetJob
         monkeypatch.setattr(registry, "_jobs", kept)
+
+    def test_the_base_class_is_no_job(self) -> None:
+        assert AsyncCacheJob.registered_name not in REGISTERED
 
     def test_names_options_and_sources(self) -> None:
         jobs = {RATES: {"grace": 5}, USERS: {"ttl": 7}}

@@ -53,7 +53,8 @@ class JobType(type):
             else frozenset(list(parameters)[1:] if own else ())
         )
         cls._runtimes = {}
-        if bases and not namespace.get("abstract", False):
+        of_a_job = any(isinstance(base, JobType) for base in bases)
+        if of_a_job and not namespace.get("abstract", False):
             registry.register(cls.registered_name, cls)  # type: ignore[arg-type]
 
     def __setattr__(cls, name: str, value: object) -> None:
