@@ -105,7 +105,7 @@ def _on_refresh_refused(*, job: str, key: str, reason: str, **_: Any) -> None:
 _DROPPED: Final = {
     "unknown": (
         "names a job this worker does not know. Deploy the same code to workers and web servers, "
-        'or list the module in ASYNC_CACHE["JOB_MODULES"].'
+        'restart the workers, or list the module in ASYNC_CACHE["JOB_MODULES"].'
     ),
     "forged": (
         "is not sealed with this project's SECRET_KEY. Give workers and web servers the same "

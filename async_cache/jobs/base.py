@@ -56,7 +56,8 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
 
         UserTweets().get("bob")
 
-    The verbs take exactly the arguments of ``fetch``. Each has an async twin, ``a`` in front.
+    The verbs are those of an instance, ``UserTweets().get`` and not ``UserTweets.get``, and take
+    exactly the arguments of ``fetch``. Each has an async twin, ``a`` in front.
     Constructor arguments, if there are any, are part of the key; options given to the constructor
     (``UserTweets(ttl=5)``) are not.
 
