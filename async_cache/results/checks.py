@@ -22,7 +22,7 @@ from typing import Any, Final
 from django.apps import AppConfig
 from django.conf import settings as django_settings
 from django.core import checks
-from django.core.cache import InvalidCacheBackendError, caches
+from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.dummy import DummyCache
@@ -69,7 +69,7 @@ def check_cache(
     alias = chosen.cache or core.cache
     try:
         cache = caches[alias]
-    except InvalidCacheBackendError as error:
+    except Exception as error:  # noqa: BLE001 - reported; a backend may raise anything
         if chosen.cache is None:
             return []  # the core's own check says so
         return [
