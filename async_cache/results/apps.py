@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from django.apps import AppConfig
 
 from async_cache.conf import register_section
+from async_cache.management.subcommands import register_subcommand
 from async_cache.results import checks
 from async_cache.results.conf import SECTION
 
@@ -20,6 +23,10 @@ class ResultsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the section of the settings and the checks."""
+        """Register the section of the settings, the checks and the subcommands."""
         register_section(SECTION)
         checks.register()
+        # Not before: they import the models.
+        management = import_module("async_cache.results.management.subcommands")
+        for subcommand in management.SUBCOMMANDS:
+            register_subcommand(subcommand)

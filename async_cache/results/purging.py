@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Final
 
 from django.db import connections, models, transaction
 
 from async_cache import clock
 
-__all__ = ["BATCH", "Purged", "delete_batches", "delete_beyond_cap", "delete_by_retention"]
+__all__ = ["BATCH", "Purged", "by_state", "delete_batches", "delete_beyond_cap"]
 
 BATCH: Final = 2_000
 """Rows of one transaction at the start."""
@@ -90,33 +90,18 @@ def delete_batches(
             size = max(SMALLEST_BATCH, size // 2)
 
 
-def delete_by_retention(
-    model: type[models.Model],
-    using: str,
-    retention: Mapping[str, float],
-    now: datetime,
-    **options: Any,
-) -> Purged:
-    """Delete what is older than its state is kept.
+def by_state(retention: Mapping[str, float]) -> Iterator[tuple[models.Q, float]]:
+    """Yield a condition and an age in seconds for each part of a retention.
 
     Args:
-        model: The table of task results.
-        using: The database.
         retention: Seconds by state; ``"*"`` is for the states that are not named.
-        now: The moment from which ages are counted.
-        **options: As `delete_batches` takes them.
     """
-    total = Purged()
+    named = [state for state in retention if state != "*"]
     for state, seconds in retention.items():
-        if state == "*":
-            named = [name for name in retention if name != "*"]
-            where = ~models.Q(status__in=named) if named else models.Q()
+        if state != "*":
+            yield models.Q(status=state), seconds
         else:
-            where = models.Q(status=state)
-        total += delete_batches(model, using, where, now - timedelta(seconds=seconds), **options)
-        if not total.finished:
-            break
-    return total
+            yield ~models.Q(status__in=named) if named else models.Q(), seconds
 
 
 def delete_beyond_cap(

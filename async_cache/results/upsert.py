@@ -14,7 +14,7 @@ from typing import Any, Final
 from django.db import IntegrityError, connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["Rules", "upsert", "upsert_many"]
+__all__ = ["Rules", "converted", "upsert", "upsert_many"]
 
 STATEMENT_VENDORS: Final = frozenset({"postgresql", "sqlite"})
 _GREATEST: Final = {"postgresql": "GREATEST", "sqlite": "MAX"}
@@ -91,7 +91,8 @@ def _statement(
         sets.append(f"{column[name]} = {new}")
     before = f"INSERT INTO {table} ({', '.join(column[name] for name in names)}) VALUES "
     values = f"({', '.join(['%s'] * len(names))})"
-    after = f" ON CONFLICT ({column[rules.key]}) DO UPDATE SET {', '.join(sets)}"
+    update = f"UPDATE SET {', '.join(sets)}" if sets else "NOTHING"
+    after = f" ON CONFLICT ({column[rules.key]}) DO {update}"
     if rules.rank is not None:
         rank = column[rules.rank]
         after += f" WHERE {table}.{rank} <= excluded.{rank}"
@@ -108,20 +109,21 @@ def _prepared(
     return [_field(model, name).get_db_prep_save(row[name], connection) for name in names]
 
 
-def _converted(
+def converted(
     model: type[models.Model],
     connection: BaseDatabaseWrapper,
     names: Sequence[str],
     rows: Iterable[Sequence[Any]],
 ) -> list[list[Any]]:
-    converted = [list(row) for row in rows]
+    """Return rows of the driver as values of the model's fields."""
+    values = [list(row) for row in rows]
     for place, name in enumerate(names):
         column: Any = _field(model, name).get_col(model._meta.db_table)
         found = connection.ops.get_db_converters(column) + column.get_db_converters(connection)
         for converter in found:
-            for row in converted:
+            for row in values:
                 row[place] = converter(row[place], column, connection)
-    return converted
+    return values
 
 
 def upsert(
@@ -182,7 +184,7 @@ def upsert_many(
             for row in part:
                 parameters += _prepared(model, connection, names, row)
             cursor.execute(before + ", ".join([values] * len(part)) + after, parameters)
-            written += _converted(model, connection, wanted, cursor.fetchall())
+            written += converted(model, connection, wanted, cursor.fetchall())
     return written
 
 
@@ -208,7 +210,7 @@ def lock_and_write(
                 if old is None:
                     raise
         merged = rules.merge(old, row)
-        if merged is None:
+        if not merged:
             return None
         manager.filter(pk=old.pk).update(**merged)
         for name, value in merged.items():

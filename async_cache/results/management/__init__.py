@@ -1,0 +1,1 @@
+"""What ``manage.py async_cache`` offers for results."""

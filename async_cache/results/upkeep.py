@@ -1,0 +1,97 @@
+"""What keeps the tables of results small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Final
+
+from django.db import models
+
+from async_cache import clock
+from async_cache.results.conf import get_results_settings
+from async_cache.results.models import (
+    ChordCounter,
+    ChordPart,
+    GroupResult,
+    GroupSequence,
+    TaskResult,
+)
+from async_cache.results.purging import (
+    BATCH,
+    Purged,
+    by_state,
+    delete_batches,
+    delete_beyond_cap,
+)
+from async_cache.results.utils import now
+
+__all__ = ["Purged", "purge"]
+
+# Beside the task results: what is compared with the longest retention.
+_OTHERS: Final[tuple[tuple[type[models.Model], str], ...]] = (
+    (GroupResult, "date_done"),
+    (GroupSequence, "date_done"),
+    (ChordPart, "date_created"),
+    (ChordCounter, "date_created"),
+)
+
+
+def purge(
+    retention: Mapping[str, float] | None = None,
+    *,
+    group_cap: int | None = None,
+    seconds: float | None = None,
+    batch: int = BATCH,
+    using: str | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Purged:
+    """Delete old results, in short transactions.
+
+    Groups and chords go with the longest retention.
+
+    Args:
+        retention: Seconds by state, ``"*"`` for the others; else the setting ``RETENTION``, else
+            ``EXPIRES`` for all.
+        group_cap: Rows that a group keeps, the newest; else the setting ``GROUP_CAP``.
+        seconds: When it is over, no further batch begins.
+        batch: Rows of one transaction.
+        using: The database; else the routers decide.
+        progress: Called with the number of rows deleted so far.
+
+    Returns:
+        How many rows were deleted, and whether that was all.
+    """
+    settings = get_results_settings()
+    kept = dict(retention or settings.retention or {"*": settings.expires})
+    cap = settings.group_cap if group_cap is None else group_cap
+    alias = using or TaskResult.objects.connection_for_write().alias
+    deadline = None if seconds is None else clock.monotonic() + seconds
+    moment = now()
+    total = Purged()
+
+    def told(deleted: int) -> None:
+        if progress is not None:
+            progress(total.deleted + deleted)
+
+    for where, age in by_state(kept):
+        before = moment - timedelta(seconds=age)
+        total += delete_batches(
+            TaskResult, alias, where, before, batch=batch, deadline=deadline, progress=told
+        )
+    if cap is not None:
+        total += delete_beyond_cap(TaskResult, alias, cap, batch=batch, deadline=deadline)
+        told(0)
+    oldest = moment - timedelta(seconds=max(kept.values()))
+    for model, field in _OTHERS:
+        total += delete_batches(
+            model,
+            alias,
+            models.Q(),
+            oldest,
+            field=field,
+            batch=batch,
+            deadline=deadline,
+            progress=told,
+        )
+    return total
