@@ -110,9 +110,9 @@ class Slots:
                     page[task_id] = seen[task_id] = outcome
             if page:
                 yield page
-            at += size
             if not slots and at >= hint:
                 return
+            at += size
 
     def _read(self, generation: str, numbers: Iterable[int]) -> dict[int, bytes]:
         names = {self._names.slot(generation, number): number for number in numbers}
