@@ -26,7 +26,7 @@ from async_cache.entry import (
     open_entry,
     seal,
 )
-from async_cache.exceptions import EntryRejected
+from async_cache.exceptions import EntryRejected, UnstorableValue
 from async_cache.keys import (
     Call,
     CallSignature,
@@ -418,7 +418,10 @@ class Runtime:
         if got.error is not None:
             packed = dump_negative(got.error, limit=self.max_value_size)
         else:
-            packed = dump_value(attempt.value, self.serializer, limit=self.max_value_size)
+            try:
+                packed = dump_value(attempt.value, self.serializer, limit=self.max_value_size)
+            except UnstorableValue as error:
+                raise UnstorableValue(f"{self.name}: {error}") from error
         header = new_header(
             entry_id=new_entry_id(),
             codec=packed.codec,

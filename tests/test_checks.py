@@ -135,9 +135,20 @@ class TestSetting:
         with setting(JOBS={"a.B": {"tll": 1}}):
             assert "Did you mean 'ttl'?" in one("E004")
 
+    @pytest.mark.parametrize(
+        ("attribute", "meant"), [("tll", "ttl"), ("grce", "grace"), ("lifetime", "ttl")]
+    )
+    def test_attribute_like_an_option(
+        self, jobs: Callable[..., type[Any]], attribute: str, meant: str
+    ) -> None:
+        jobs("tests.app.jobs.Rates", ttl=60, region="eu", fetch=len, **{attribute: 3})
+        found = one("W014")
+        assert attribute in found
+        assert f"Did you mean {meant!r}?" in found
+
     def test_section_of_an_app_that_is_not_installed(self) -> None:
-        with setting(RESULTS={}), override_settings(INSTALLED_APPS=["async_cache"]):
-            assert '"async_cache.results"' in one("W010")
+        with setting(SCHEDULES={}):
+            assert '"async_cache.schedules"' in one("W010")
         with setting():
             assert not of("W010")
 

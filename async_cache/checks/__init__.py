@@ -30,6 +30,7 @@ W010  a section of ``ASYNC_CACHE`` belongs to an app that is not installed
 W011  ttl + grace exceed ``MAX_LIFETIME``
 W012  workers may not import a job's module
 W013  django-redis hides outages: ``IGNORE_EXCEPTIONS``
+W014  an attribute of a job looks like a misspelled option
 I001  Celery runs tasks eagerly
 W101  (deploy) ``SECRET_KEY`` is weak
 W102  (deploy) a cache backend unpickles what it reads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,9 +28,39 @@ def check_jobs(
         *_check_names(),
         *_check_entries(jobs),
         *_check_options(jobs),
+        *_check_attributes(jobs),
         *_check_modules(jobs),
         *_check_serializers(jobs),
     ]
+
+
+def _check_attributes(jobs: Mapping[str, type]) -> list[checks.CheckMessage]:
+    found: list[checks.CheckMessage] = []
+    for name, job in jobs.items():
+        for attribute, value in vars(job).items():
+            if attribute.startswith("_") or attribute in OPTIONS or _is_code(value):
+                continue
+            meant = _meant(attribute)
+            if meant is not None:
+                message = f'The job "{name}" has an attribute {attribute!r}, which is no option.'
+                hint = (
+                    f"Did you mean {meant!r}? If it is yours, name it less like an option."
+                )
+                found.append(checks.Warning(message, hint=hint, id="async_cache.W014"))
+    return found
+
+
+def _is_code(value: object) -> bool:
+    return callable(value) or isinstance(value, classmethod | property | staticmethod)
+
+
+def _meant(attribute: str) -> str | None:
+    """Return the option that an attribute's name is a slip of, or what its ancestor's was."""
+    if attribute == "lifetime":
+        return "ttl"
+    near = [option for option in OPTIONS if abs(len(option) - len(attribute)) <= 1]
+    matches = difflib.get_close_matches(attribute, near, n=1, cutoff=0.66)
+    return matches[0] if matches else None
 
 
 def _check_names() -> list[checks.CheckMessage]:
