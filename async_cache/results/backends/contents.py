@@ -1,0 +1,324 @@
+"""What the backends share: how a task's outcome becomes a record, and a record Celery's meta."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import states
+from celery.app.task import Context
+from celery.backends.base import BaseBackend
+from celery.result import ResultBase
+from celery.utils.saferepr import saferepr
+from kombu.serialization import dumps, loads
+from kombu.utils.encoding import bytes_to_str
+
+from async_cache import clock
+from async_cache.keyring import MAC_SIZE
+from async_cache.results import codec
+from async_cache.results.exceptions import RecordRejected, TaskFailed
+from async_cache.results.records import READY_STATES, STARTED, Record
+from async_cache.results.rows import from_text, to_text
+from async_cache.results.utils import from_timestamp
+from async_cache.secret_keys import get_ring
+
+__all__ = ["ContentsMixin", "error_data", "rebuild_error", "seal", "unseal"]
+
+PICKLE: Final = frozenset({"application/x-python-serialize"})
+_PURPOSE: Final = b"async_cache.results.celery"
+FIRST_PAUSE: Final = 0.005
+"""Seconds between the first two looks of who waits; they grow by half up to the interval."""
+LONGEST_PAUSE: Final = 0.5
+
+# Kept in fields of their own, or not at all: the rest of Celery's meta is the record's meta.
+_FIELDS: Final = frozenset(
+    {"status", "result", "traceback", "date_done", "group_id", "name", "args", "kwargs"}
+    | {"worker", "retries"}
+)
+
+
+def seal(data: bytes) -> bytes:
+    """Return pickled bytes with a MAC before them."""
+    return get_ring().mac(data, _PURPOSE) + data
+
+
+def unseal(data: bytes) -> bytes:
+    """Check the MAC of pickled bytes and return them.
+
+    Raises:
+        RecordRejected: Nobody with this project's ``SECRET_KEY`` wrote them.
+    """
+    body = data[MAC_SIZE:]
+    if not get_ring().verify(body, data[:MAC_SIZE], _PURPOSE):
+        raise RecordRejected("a pickled result that was not sealed here is not loaded")
+    return body
+
+
+def error_data(error: BaseException) -> dict[str, Any]:
+    """Return an error as type and text, in the fields that Celery gives them."""
+    data: dict[str, Any] = json.loads(codec.encode_error(error).value)
+    return data
+
+
+def rebuild_error(stored: Any, state: str = states.FAILURE) -> BaseException | None:
+    """Return the exception that a stored error stands for.
+
+    Its own class where that is an exception of a module already imported, else `TaskFailed`.
+    """
+    if not stored or isinstance(stored, BaseException):
+        return stored or None
+    if not isinstance(stored, Mapping):
+        return TaskFailed(state, str(stored))
+    data = {name: stored.get(name) for name in ("exc_type", "exc_module", "exc_message")}
+    if not isinstance(data["exc_type"], str):
+        return TaskFailed(state, str(dict(stored)))
+    value = json.dumps(data, default=str).encode()
+    return codec.decode_error(Record(id="", state=state, value=value))
+
+
+if TYPE_CHECKING:
+    _Backend = BaseBackend
+else:
+    _Backend = object
+
+
+class ContentsMixin(_Backend):
+    """Encoding, errors, waiting: put it before one of Celery's base classes."""
+
+    serializer: str
+    content_type: str
+    content_encoding: str
+    accept: Any
+    expires: Any
+    app: Any
+    _cache: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.accept is not None:
+            # A backend reads what it writes; pickle is sealed.
+            self.accept = {*self.accept, self.content_type}
+
+    # Values and errors.
+
+    def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
+        """Return an error as type and text, whichever the serializer."""
+        return error_data(exc)
+
+    def exception_to_python(self, exc: Any) -> Any:
+        """Return the exception that a stored error stands for; import nothing, run no class."""
+        return rebuild_error(exc)
+
+    def prepare_value(self, result: Any) -> Any:
+        """Return a value as it is serialized: results of Celery as tuples of ids."""
+        return result.as_tuple() if isinstance(result, ResultBase) else result  # type: ignore[attr-defined]
+
+    def encode_content(self, data: Any) -> tuple[str, str, str]:
+        """Return content type, content encoding and the text of a serialized value."""
+        payload: Any
+        content_type, encoding, payload = dumps(data, serializer=self.serializer)
+        raw = payload.encode() if isinstance(payload, str) else bytes(payload)
+        if content_type in PICKLE:
+            raw = seal(raw)
+        return content_type, encoding, to_text(raw, encoding)
+
+    def decode_content(self, obj: Any, content: str | None) -> Any:
+        """Return a value from its text.
+
+        Args:
+            obj: What has its ``content_type`` and ``content_encoding``.
+            content: The text.
+
+        Raises:
+            RecordRejected: It is no base64, or pickled elsewhere.
+            ContentDisallowed: The backend does not accept its content type.
+        """
+        if not content:
+            return None
+        content_type = obj.content_type or self.content_type
+        encoding = obj.content_encoding or self.content_encoding
+        return self._decode_bytes(from_text(content, encoding), content_type, encoding)
+
+    def _decode_bytes(self, raw: bytes, content_type: str, encoding: str) -> Any:
+        if content_type in PICKLE:
+            raw = unseal(raw)
+        return loads(raw, content_type, encoding, accept=self.accept)
+
+    # Records.
+
+    def make_record(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None
+    ) -> Record:
+        """Return the record of an outcome.
+
+        Args:
+            task_id: Id of the task.
+            result: As `encode_result` returned it.
+            state: One of Celery's, or the project's own.
+            traceback: Text.
+            request: What Celery knows of the call.
+        """
+        if request is None:
+            # A Context of no task: Celery would take the children of the task that runs now.
+            request = Context({"id": task_id})
+        content_type, encoding, text = self.encode_content(result)
+        known = self._get_result_meta(None, state, None, request, format_date=False)  # type: ignore[attr-defined]
+        meta = {name: value for name, value in known.items() if name not in _FIELDS}
+        moment = clock.now()
+        args, kwargs = self._arguments(request)
+        return Record(
+            id=bytes_to_str(task_id),
+            name=getattr(request, "task", None) or "",
+            state=state,
+            retries=int(getattr(request, "retries", None) or 0),
+            started=moment if state == STARTED else None,
+            finished=moment if state in READY_STATES else None,
+            worker=getattr(request, "hostname", None) or "",
+            group=getattr(request, "group", None) or "",
+            sequence=getattr(request, "group_index", None),
+            value=from_text(text, encoding),
+            content_type=content_type,
+            content_encoding=encoding,
+            traceback="" if traceback is None else str(traceback),
+            meta=self.encode_content(meta)[2],
+            args=args,
+            kwargs=kwargs,
+        )
+
+    def _arguments(self, request: Any) -> tuple[str, str]:
+        """Return the text of the arguments where ``result_extended`` asks for them."""
+        if not self.app.conf.find_value_for_key("extended", "result"):
+            return "", ""
+        task = self.app.tasks.get(getattr(request, "task", None))
+        args, kwargs = getattr(request, "args", None), getattr(request, "kwargs", None)
+        redact = getattr(task, "redact", None)
+        if redact is not None:
+            args, kwargs = redact(args or (), kwargs or {})
+            return saferepr(args), saferepr(kwargs)
+        # What the sender wrote for others to see, else the arguments.
+        texts = (getattr(request, "argsrepr", None), getattr(request, "kwargsrepr", None))
+        return tuple(  # type: ignore[return-value]
+            str(text) if text is not None else "" if value is None else saferepr(value)
+            for text, value in zip(texts, (args, kwargs), strict=True)
+        )
+
+    def meta_of(self, record: Record) -> dict[str, Any]:
+        """Return what Celery calls the meta of a task.
+
+        Raises:
+            RecordRejected: Its value does not open.
+        """
+        result: Any = None
+        if record.content_type == codec.SEALED and record.value:
+            result = codec.decode_value(record)
+        elif record.value:
+            encoding = record.content_encoding or self.content_encoding
+            kind = record.content_type or self.content_type
+            result = self._decode_bytes(record.value, kind, encoding)
+        if record.state in states.EXCEPTION_STATES:
+            result = rebuild_error(result, record.state)
+        more: Any = None
+        if record.meta and record.content_type != codec.SEALED:
+            more = self.decode_content(record, record.meta)
+        meta: dict[str, Any] = dict(more) if isinstance(more, Mapping) else {}
+        meta.setdefault("children", [])
+        meta |= {
+            "task_id": record.id,
+            "status": record.state,
+            "result": result,
+            "traceback": record.traceback or None,
+            "date_done": None if record.finished is None else from_timestamp(record.finished),
+            "name": record.name or None,
+            "worker": record.worker or None,
+            "retries": record.retries,
+            "args": record.args or None,
+            "kwargs": record.kwargs or None,
+        }
+        if record.group:
+            meta["group_id"] = record.group
+        return meta
+
+    # Waiting.
+
+    def load_ready(self, task_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return the meta of those tasks that have ended, by id."""
+        raise NotImplementedError
+
+    def get_many(
+        self,
+        task_ids: Any,
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        no_ack: bool = True,
+        on_message: Any = None,
+        on_interval: Any = None,
+        max_iterations: int | None = None,
+        READY_STATES: Any = None,  # noqa: N803 - Celery's name
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield id and meta of each task as it ends, all that are waited for in one query.
+
+        Raises:
+            TimeoutError: Some have not ended in time.
+        """
+        left = {bytes_to_str(task_id) for task_id in task_ids}
+        pauses = _Pauses(self, timeout, interval)
+        rounds = 0
+        while left:
+            ready = {task_id: self._cache[task_id] for task_id in left if task_id in self._cache}
+            ready |= self.load_ready(left - ready.keys())
+            for task_id, meta in ready.items():
+                left.discard(task_id)
+                self._cache[task_id] = meta
+                if on_message is not None:
+                    on_message(meta)
+                yield task_id, meta
+            rounds += 1
+            if not left or (max_iterations is not None and rounds >= max_iterations):
+                return
+            if on_interval is not None:
+                on_interval()
+            pauses.wait()
+
+    def wait_for(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        no_ack: bool = True,
+        on_interval: Any = None,
+    ) -> dict[str, Any]:
+        """Wait for a task and return its meta.
+
+        Raises:
+            TimeoutError: It has not ended in time.
+        """
+        self._ensure_not_eager()  # type: ignore[attr-defined]
+        pauses = _Pauses(self, timeout, interval)
+        while True:
+            meta: dict[str, Any] = self.get_task_meta(task_id)
+            if meta["status"] in states.READY_STATES:
+                return meta
+            if on_interval:
+                on_interval()
+            pauses.wait()
+
+
+class _Pauses:
+    """The looks of one waiter: soon at first, then ever less often."""
+
+    def __init__(self, backend: Any, timeout: float | None, interval: float | None) -> None:
+        self._backend = backend
+        self._end = None if timeout is None else clock.monotonic() + timeout
+        self._longest = LONGEST_PAUSE if interval is None else interval
+        self._next = min(FIRST_PAUSE, self._longest)
+
+    def wait(self) -> None:
+        pause = self._next
+        if self._end is not None:
+            left = self._end - clock.monotonic()
+            if left <= 0:
+                raise self._backend.TimeoutError("The operation timed out.")
+            pause = min(pause, left)
+        self._backend._sleep(pause)
+        self._next = min(self._next * 1.5, self._longest)

@@ -1,0 +1,118 @@
+"""Results of real workers through the backends."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import chord, group
+from celery.exceptions import ChordError
+from celery.result import GroupResult
+
+from async_cache.results.models import ChordCounter, ChordPart, TaskResult
+from tests.celery_app import app
+from tests.results import celery_tasks as tasks
+from tests.results.celery_support import TASKS, backend_of, result_of
+from tests.workers import WorkerProcess
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
+
+StartWorker = Callable[..., WorkerProcess]
+PATIENCE = 30.0
+
+
+@pytest.fixture(params=["async-cache-db", "async-cache"])
+def worker(
+    request: pytest.FixtureRequest,
+    settings: Any,
+    redis_caches: Any,
+    celery_worker_process: StartWorker,
+) -> Iterator[WorkerProcess]:
+    settings.ASYNC_CACHE = {**settings.ASYNC_CACHE, "RESULTS": {"CACHE": "redis"}}
+    overrides = {
+        **TASKS,
+        "CELERY_RESULT_BACKEND": request.param,
+        "CELERY_TASK_TRACK_STARTED": True,
+        "CELERY_RESULT_EXTENDED": True,
+    }
+    with backend_of(request.param):
+        yield celery_worker_process(concurrency=2, overrides=overrides)
+
+
+def test_results_of_a_worker(worker: WorkerProcess, tmp_path: Path) -> None:
+    assert tasks.add.delay(2, 3).get(timeout=PATIENCE) == 5
+    failed = tasks.fail.delay("so it goes")
+    with pytest.raises(ValueError, match="so it goes"):
+        failed.get(timeout=PATIENCE)
+    assert "so it goes" in str(failed.traceback)
+    again = tasks.second_time.delay()
+    assert (again.get(timeout=PATIENCE), again.retries) == (1, 1)
+    mother: Any = tasks.parent.delay()
+    assert mother.get(timeout=PATIENCE) == "parent"
+    assert mother.children[0].get(timeout=PATIENCE) == 2
+    assert (mother.name, mother.worker) == (
+        "tests.results.celery_tasks.parent",
+        f"{worker.name}@localhost",
+    )
+    flag = tmp_path / "flag"
+    slow: Any = tasks.progress.delay(str(flag))
+    for _ in range(500):
+        if slow.state == "HALFWAY":
+            break
+        slow.backend._sleep(0.02)
+    assert slow.info == {"done": 1, "of": 2}
+    flag.touch()
+    assert slow.get(timeout=PATIENCE) == "whole"
+
+
+def test_groups_and_chords_of_a_worker(worker: WorkerProcess) -> None:
+    many: Any = group(tasks.add.s(n, n) for n in range(10)).delay()
+    many.save()
+    assert many.get(timeout=PATIENCE) == [n + n for n in range(10)]
+    restored = GroupResult.restore(many.id, app=app)
+    assert restored is not None
+    assert restored.successful()
+    nested = group(tasks.add.s(1, 1), group(tasks.add.s(2, 2), tasks.add.s(3, 3)))
+    assert nested.delay().get(timeout=PATIENCE) == [2, 4, 6]
+    body = chord([tasks.add.s(n, n) for n in range(5)])(tasks.total.s())
+    assert body.get(timeout=PATIENCE) == 20
+    quiet = chord([tasks.quiet.s(1), tasks.add.s(1, 1)])(tasks.total.s())
+    assert quiet.get(timeout=PATIENCE) == 3
+    inner = chord([tasks.add.s(1, 1), tasks.add.s(2, 2)], tasks.total.s())
+    outer = chord([inner, tasks.add.s(3, 3)])(tasks.total.s())
+    assert outer.get(timeout=PATIENCE) == 12
+    broken = chord([tasks.add.s(1, 1), tasks.fail.s("bad part")])(tasks.total.s())
+    error = result_of(broken.id).get(timeout=PATIENCE, propagate=False)
+    assert isinstance(error, ChordError)
+    assert "bad part" in str(error)
+    assert not ChordCounter.objects.exists()
+    assert not ChordPart.objects.exists()
+
+
+def test_a_part_whose_worker_was_killed_counts_once(worker: WorkerProcess, tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    header = [tasks.die_once.s(str(tmp_path / "flag")), tasks.add.s(1, 1)]
+    body = chord(header)(tasks.note.s(str(lines)))
+    assert body.get(timeout=PATIENCE) == ["alive", 2]
+    assert lines.read_text() == "called\n"
+
+
+def test_a_persistent_backend_beside_the_generic_one(
+    redis_url: str, celery_worker_process: StartWorker
+) -> None:
+    overrides = {**TASKS, "CELERY_RESULT_BACKEND": redis_url}
+    with backend_of(redis_url):
+        worker = celery_worker_process(overrides=overrides)
+        persistent, plain = tasks.keep.delay(4), tasks.add.delay(1, 1)
+        assert plain.get(timeout=PATIENCE) == 2
+        result = result_of(persistent.id, backend=tasks.persistent_backend)
+        assert result.get(timeout=PATIENCE) == 4
+        assert list(TaskResult.objects.values_list("task_id", flat=True)) == [persistent.id]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            body = chord([tasks.keep.s(1), tasks.add.s(1, 1)])(tasks.total.s())
+            assert body.get(timeout=PATIENCE) == 3
+        worker.wait_for("keeps its result in DatabaseBackend")
