@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -32,6 +32,8 @@ class ResultsSettings:
         group_cap: Most rows of one group that a purge keeps; None is no cap.
         refreshes: Most records of refreshes that are kept; 0 keeps none.
         serializer: How `async_task` writes values: ``"pickle"`` (sealed), ``"json"``, or a path.
+        view_permission: Who may ask the status views: a function, or a dotted path to one, that
+            takes the request and the id; None permits active staff.
     """
 
     cache: str | None = None
@@ -43,6 +45,7 @@ class ResultsSettings:
     group_cap: int | None = None
     refreshes: int = 1_000
     serializer: str = "pickle"
+    view_permission: Callable[..., bool] | str | None = None
 
 
 def _persist(value: Any) -> bool | str:
@@ -56,6 +59,14 @@ _seconds: Final = validators.duration(positive=True)
 
 def _cached(value: Any) -> bool | float:
     return value if isinstance(value, bool) else float(_seconds(value))
+
+
+def _permission(value: Any) -> Any:
+    if value is None or callable(value) or (isinstance(value, str) and "." in value):
+        return value
+    raise Refused(
+        f"{validators.shown(value)} is not a function", 'Give one, or a path: "shop.auth.may_see".'
+    )
 
 
 def _retention(value: Any) -> Mapping[str, float]:
@@ -79,6 +90,7 @@ _KEYS: Final[Mapping[str, Validator]] = MappingProxyType(
         "RETENTION": _retention,
         "GROUP_CAP": validators.integer(minimum=1, none=True),
         "REFRESHES": validators.integer(minimum=0),
+        "VIEW_PERMISSION": _permission,
         "SERIALIZER": validators.text("the name of a serializer or a dotted path to one"),
     }
 )
