@@ -61,11 +61,16 @@ def setting(**values: Any) -> Any:
     return override_settings(ASYNC_CACHE=values)
 
 
-@pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., type[Any]]:
-    """Register jobs for one test; the registry holds nothing else."""
+@pytest.fixture(autouse=True)
+def _no_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the jobs that other tests have made."""
     monkeypatch.setattr(registry, "_jobs", {})
     monkeypatch.setattr(registry, "_places", {})
+
+
+@pytest.fixture
+def jobs() -> Callable[..., type[Any]]:
+    """Register jobs for one test; the registry holds nothing else."""
 
     def make(name: str, module: str = "tests.app.jobs", **options: Any) -> type[Any]:
         job = type(name.rpartition(".")[2], (), {"__module__": module, **options})
