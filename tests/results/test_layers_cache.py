@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -97,6 +98,73 @@ def test_a_slot_says_in_the_end_what_the_record_says(
     [page] = list(layer._slots.pages(layer._slots.generation("g")))
     assert page == {"a": Outcome.SUCCEEDED}
     assert layer.count("g") == (1, 0)
+
+
+def test_a_slot_taken_for_nothing_is_given_back(
+    layer: CacheLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another save of the task comes between the slot and the record, and wins or loses."""
+    real = DjangoStore.add
+    for task_id, late, accepted in (("a", success("a", 2), True), ("b", failure("b"), False)):
+
+        def overtaken(self: DjangoStore, name: str, *args: Any, task_id: str = task_id) -> bool:
+            if name.endswith(f"{task_id}.0"):
+                monkeypatch.setattr(DjangoStore, "add", real)
+                assert layer.save(success(task_id, 1, group="g"))
+            return real(self, name, *args)
+
+        monkeypatch.setattr(DjangoStore, "add", overtaken)
+        assert layer.save(late.replace(group="g")) is accepted
+    slots = layer._slots._read(layer._slots.generation("g"), range(50))
+    assert sorted(slots.values()) == [b"sa", b"sb"]
+
+
+def test_of_two_slots_the_one_that_says_more_counts(layer: CacheLayer) -> None:
+    layer.save(success("a", 1, group="g"))
+    generation = layer._slots.generation("g")
+    layer._slots.take("g", generation, "a", 60)
+    assert list(layer._slots.pages(generation)) == [{"a": Outcome.SUCCEEDED}]
+    assert layer.count("g") == (1, 0)
+
+
+def test_what_was_replaced_takes_no_room(layer: CacheLayer) -> None:
+    for state in ("STARTED", "RETRY", "FAILURE"):
+        layer.save(Record("a", state=state, traceback="x" * 1_000))
+    sizes = [len(caches["default"].get(f"ac:-r:a.{number}")) for number in range(3)]
+    assert sizes[:2] == [0, 0]
+    assert sizes[2] > 1_000
+
+
+def test_the_last_save_says_how_long_many_versions_live(layer: CacheLayer) -> None:
+    for step in range(10):
+        layer.save(Record("a", state="PROGRESS", meta=str(step)), 0.3)
+    assert layer.save(Record("a", state="PROGRESS", meta="last"), 60)
+    deadline = time.monotonic() + 10
+    while caches["default"].get("ac:-r:a.8") is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert stored(layer, "a").meta == "last"
+
+
+def test_a_late_member_makes_the_label_last(layer: CacheLayer, settings: Any) -> None:
+    settings.ASYNC_CACHE = {"MAX_LIFETIME": 0.3}
+    layer.save(success("a", 1, group="g"), 0.1)
+    layer.save(success("b", 1, group="g"), 60)
+    deadline = time.monotonic() + 0.4
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert ids(layer.group("g")) == ["b"]
+
+
+def test_the_record_of_another_group_is_no_member(layer: CacheLayer) -> None:
+    layer.save(success("a", 1, group="g"))
+    layer.save(success("theirs", 1, group="h"))
+    generation = layer._slots.generation("g")
+    place = layer._slots.take("g", generation, "theirs", 60)
+    key = "ac:-r:theirs.0"
+    head = bytes.fromhex(generation) + place.slot.to_bytes(4, "big")
+    caches["default"].set(key, head + caches["default"].get(key)[12:])
+    assert ids(layer.group("g")) == ["a"]
 
 
 def test_another_process_goes_on_where_the_slots_end(layer: CacheLayer) -> None:

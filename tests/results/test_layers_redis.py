@@ -97,6 +97,14 @@ def test_every_key_has_a_timeout_and_a_group_has_one(
     assert 99_000 < client.ttl(hashes[0]) <= 100_000
 
 
+def test_a_member_lives_no_longer_than_its_group(redis_layer: Layer, client: redis.Redis) -> None:
+    redis_layer.reserve("g")
+    redis_layer.save(success("a", group="g"), 5)
+    ends = {client.pexpiretime(key) for key in client.scan_iter("*:-g:g*")}
+    assert len(ends) == 1
+    assert ends.pop() > 0
+
+
 def test_a_member_whose_own_key_ended_is_still_one_member(
     redis_layer: Layer, client: redis.Redis
 ) -> None:
@@ -163,6 +171,9 @@ def test_what_leads_nowhere_is_no_record(redis_layer: Layer, client: redis.Redis
     sealed = client.hget(members, "a")
     client.hset(members, mapping={"x": sealed, "y": b"junk", "z": b""})  # type: ignore[dict-item]
     client.set(make_key("ac:-n:other"), "a", ex=60)
+    redis_layer.save(success("theirs", 3, group="h"))
+    other = next(key for key in client.scan_iter() if b":-g:h:" in key)
+    client.hset(members, "theirs", client.hget(other, "theirs"))
     assert redis_layer.get("x") is NO_RECORD
     assert redis_layer.find("other") is NO_RECORD
     assert sorted(ids(redis_layer.group("g"))) == ["a", "b"]

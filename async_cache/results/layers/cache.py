@@ -66,8 +66,7 @@ class CacheLayer(Layer):
         for _ in range(MAX_TURNS):
             [before] = self._chains.highest([key])
             if before.rank > record.rank:
-                if taken not in (NOWHERE, before.place):
-                    self._access.store.remove([self._slots.key(taken)])
+                self._leave(taken, before.place)
                 return False
             whole = merge(self._open(before, record.id), record)
             place = self._place(whole, before, taken, life)
@@ -76,6 +75,7 @@ class CacheLayer(Layer):
             sealed = dump_record(whole, opener)
             if self._chains.extend(key, before, place, sealed, life):
                 self._settle(whole, place, before, life)
+                self._leave(taken, place)
                 return True
         raise StoreUnavailable(
             f"{self.name} took no record of {record.id} in {MAX_TURNS} turns: others keep saving "
@@ -105,8 +105,12 @@ class CacheLayer(Layer):
             store.set_many(writes, life)
         if place != NOWHERE and ended and not record.successful:
             self._agree(record.id, place, record.outcome, life)
-        if before.place not in (NOWHERE, place):
-            store.remove([self._slots.key(before.place)])
+        self._leave(before.place, place)
+
+    def _leave(self, place: Place, stays: Place) -> None:
+        """Give back a place, unless it is none or where the record stays."""
+        if place not in (NOWHERE, stays):
+            self._access.store.remove([self._slots.key(place)])
 
     def _agree(self, task_id: str, place: Place, said: Outcome, life: float) -> None:
         """Have the slot say what the record says, whoever wrote either last.
