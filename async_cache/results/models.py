@@ -94,7 +94,16 @@ class TaskResult(models.Model):
             models.Index(fields=["group", "sequence", "rank"], name="acr_task_group"),
             models.Index(fields=["date_done"], name="acr_task_done"),
             models.Index(fields=["status", "date_done"], name="acr_task_status"),
-            models.Index(fields=["task_name", "date_done"], name="acr_task_name"),
+            # PostgreSQL finds the beginning of a name only with this class; others ignore it.
+            models.Index(
+                fields=["task_name", "date_done"],
+                name="acr_task_name",
+                opclasses=["varchar_pattern_ops", "timestamptz_ops"],
+            ),
+        ]
+        permissions: ClassVar = [
+            ("retry_taskresult", "Can send tasks again"),
+            ("terminate_taskresult", "Can terminate tasks"),
         ]
 
     def __str__(self) -> str:

@@ -246,7 +246,15 @@ class Migration(migrations.Migration):
                     models.Index(fields=["group", "sequence", "rank"], name="acr_task_group"),
                     models.Index(fields=["date_done"], name="acr_task_done"),
                     models.Index(fields=["status", "date_done"], name="acr_task_status"),
-                    models.Index(fields=["task_name", "date_done"], name="acr_task_name"),
+                    models.Index(
+                        fields=["task_name", "date_done"],
+                        name="acr_task_name",
+                        opclasses=["varchar_pattern_ops", "timestamptz_ops"],
+                    ),
+                ],
+                "permissions": [
+                    ("retry_taskresult", "Can send tasks again"),
+                    ("terminate_taskresult", "Can terminate tasks"),
                 ],
             },
         ),

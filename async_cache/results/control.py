@@ -1,0 +1,88 @@
+"""Run a finished task again, or end a running one, through the project's Celery app."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from celery import current_app
+from kombu.exceptions import OperationalError
+
+from async_cache.exceptions import AsyncCacheError
+from async_cache.results.models import TaskResult
+
+__all__ = ["NotSent", "send_again", "terminate"]
+
+CONNECT_SECONDS: Final = 3.0
+"""The longest wait for the broker."""
+
+# What stands in a text for what was cut or hidden.
+_GAPS: Final = ("...", "…", "***", "redacted", "<")
+
+
+class NotSent(AsyncCacheError):
+    """A task cannot be sent again; the message says why."""
+
+
+def send_again(row: TaskResult) -> str:
+    """Send a task once more, as a new one, with the arguments that its row keeps.
+
+    Args:
+        row: The task.
+
+    Returns:
+        The id of the new task.
+
+    Raises:
+        NotSent: Its arguments are not stored, not complete, or redacted; or it is unknown here; or
+            the broker does not answer.
+    """
+    task: Any = current_app.tasks.get(row.task_name) if row.task_name else None
+    if task is None:
+        raise NotSent(f"{row.task_id}: the task {row.task_name!r} is not known here.")
+    if getattr(task, "redact", None) is not None:
+        raise NotSent(f"{row.task_id}: the arguments of {row.task_name} are redacted.")
+    args, kwargs = _read(row, row.task_args, tuple | list), _read(row, row.task_kwargs, dict)
+    with _connected() as connection:
+        sent = task.apply_async(args, kwargs, connection=connection, retry=False)
+    return str(sent.id)
+
+
+def terminate(task_ids: Sequence[str]) -> None:
+    """Revoke tasks and end the processes that run them.
+
+    Raises:
+        NotSent: The broker does not answer.
+    """
+    with _connected() as connection:
+        current_app.control.revoke(list(task_ids), terminate=True, connection=connection)
+
+
+def _read(row: TaskResult, text: str | None, kind: Any) -> Any:
+    if text is None:
+        raise NotSent(
+            f"{row.task_id}: its arguments are not stored. Set result_extended for the next ones."
+        )
+    if not any(gap in text for gap in _GAPS):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = None
+        if isinstance(value, kind):
+            return value
+    raise NotSent(f"{row.task_id}: its arguments are not stored completely.")
+
+
+@contextmanager
+def _connected() -> Iterator[Any]:
+    """Connect to the broker, or say that it does not answer."""
+    connection: Any = current_app.connection_for_write(connect_timeout=CONNECT_SECONDS)
+    try:
+        connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
+        yield connection
+    except OperationalError as error:
+        raise NotSent("The broker does not answer.") from error
+    finally:
+        connection.release()
