@@ -14,7 +14,7 @@ from tests.celery_app import app
 TASKS = {"CELERY_IMPORTS": ["tests.results.celery_tasks"]}
 
 
-def make_app(**conf: Any) -> Any:
+def make_app(**conf: Any) -> Celery:
     """Return an app of its own, which sends nothing."""
     made = Celery("results", set_as_current=False)
     made.conf.update(broker_url="memory://", task_store_eager_result=True, **conf)

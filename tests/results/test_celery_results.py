@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from celery.result import GroupResult
 
 from async_cache.results.models import ChordCounter, ChordPart, TaskResult
 from tests.celery_app import app
+from tests.conftest import flush
 from tests.results import celery_tasks as tasks
 from tests.results.celery_support import TASKS, backend_of, result_of
 from tests.workers import WorkerProcess
@@ -116,3 +119,51 @@ def test_a_persistent_backend_beside_the_generic_one(
             body = chord([tasks.keep.s(1), tasks.add.s(1, 1)])(tasks.total.s())
             assert body.get(timeout=PATIENCE) == 3
         worker.wait_for("keeps its result in DatabaseBackend")
+
+
+def test_write_through(redis_url: str, celery_worker_process: StartWorker) -> None:
+    url = f"async-cache-redis+{redis_url}"
+    with backend_of(url):
+        celery_worker_process(concurrency=2, overrides={**TASKS, "CELERY_RESULT_BACKEND": url})
+        mixed: Any = group(tasks.kept.s(1), tasks.add.s(1, 1), tasks.buffered.s(3)).delay()
+        assert mixed.get(timeout=PATIENCE) == [1, 2, 3]
+        header = [tasks.kept.s(1), tasks.add.s(1, 1), tasks.quiet.s(3)]
+        body: Any = chord(header)(tasks.kept_total.s())
+        assert body.get(timeout=PATIENCE) == 6
+        broken: Any = chord([tasks.kept.s(1), tasks.fail.s("bad")])(tasks.kept_total.s())
+        error = result_of(broken.id).get(timeout=PATIENCE, propagate=False)
+        assert isinstance(error, ChordError)
+        expected = {
+            mixed.results[0].id: "SUCCESS",
+            mixed.results[2].id: "SUCCESS",
+            body.parent.results[0].id: "SUCCESS",
+            body.id: "SUCCESS",
+            broken.parent.results[0].id: "SUCCESS",
+            broken.id: "FAILURE",
+        }
+        rows: dict[str, str] = {}
+        for _ in range(250):
+            rows = dict(TaskResult.objects.values_list("task_id", "status"))
+            if len(rows) == len(expected):
+                break
+            app.backend._sleep(0.02)  # type: ignore[attr-defined]
+        assert rows == expected
+        flush(redis_url)
+        assert result_of(body.id).get(timeout=PATIENCE) == 6
+
+
+def test_rows_that_wait_are_written_when_the_worker_ends(
+    redis_url: str, celery_worker_process: StartWorker
+) -> None:
+    url = f"async-cache-redis+{redis_url}"
+    with backend_of(url):
+        worker = celery_worker_process(overrides={**TASKS, "CELERY_RESULT_BACKEND": url})
+        results: list[Any] = [tasks.buffered.delay(n) for n in range(20)]
+        assert results[-1].get(timeout=PATIENCE) == 19
+        os.kill(worker.pid, signal.SIGTERM)
+        for _ in range(500):
+            if not worker.running:
+                break
+            app.backend._sleep(0.02)  # type: ignore[attr-defined]
+        assert not worker.running
+    assert TaskResult.objects.filter(status="SUCCESS").count() == 20

@@ -1,4 +1,4 @@
-"""Result backends for Celery: the database, and any cache of Django."""
+"""Result backends for Celery: the database, any cache of Django, and Redis with the database."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from async_cache.results.backends.cache import CacheBackend
     from async_cache.results.backends.database import DatabaseBackend
+    from async_cache.results.backends.redis import WriteThroughBackend
 
-__all__ = ["CacheBackend", "DatabaseBackend"]
+__all__ = ["CacheBackend", "DatabaseBackend", "WriteThroughBackend"]
 
 _WHERE = {
     "CacheBackend": "async_cache.results.backends.cache",
     "DatabaseBackend": "async_cache.results.backends.database",
+    "WriteThroughBackend": "async_cache.results.backends.redis",
 }
 
 

@@ -117,9 +117,15 @@ class DatabaseBackend(ContentsMixin, BaseBackend):
         self.save(self.make_record(task_id, result, state, traceback, request), request, using)
         return result
 
-    def save(self, record: Record, request: Any = None, using: str | None = None) -> None:
-        """Write the row of a record unless a later state is stored; survives any rollback."""
-        self.TaskModel.objects.store_row(self.make_row(record, request), using)
+    def save(self, record: Record, request: Any = None, using: str | None = None) -> bool:
+        """Write the row of a record; survives the rollback of the caller's transaction.
+
+        Returns:
+            False when it was refused: a later state is stored.
+        """
+        row = self.make_row(record, request)
+        stored, known = self.TaskModel.objects.store_row(row, using)
+        return stored is not None or not known
 
     def make_row(self, record: Record, request: Any = None) -> dict[str, Any]:
         """Return the fields of a record's row."""
