@@ -124,9 +124,21 @@ def test_a_large_group_is_read_in_chunks(redis_layer: Layer, client: redis.Redis
     client.config_resetstat()
     assert [record.sequence for record in redis_layer.group("g")] == list(range(1, n + 1))
     stats: Any = client.info("commandstats")
-    assert 3 <= stats["cmdstat_evalsha"]["calls"] <= 6
+    assert 4 <= stats["cmdstat_evalsha"]["calls"] <= 6
     assert redis_layer.delete_group("g", tasks=True) == n
     assert client.dbsize() == 0
+
+
+def test_a_group_of_large_values_is_read_in_shorter_chunks(
+    redis_layer: Layer, client: redis.Redis
+) -> None:
+    n, size = 300, 50_000
+    for i in range(n):
+        redis_layer.save(Record(f"t{i}", state="SUCCESS", value=b"x" * size, group="g"))
+    client.config_resetstat()
+    assert len(redis_layer.group("g")) == n
+    stats: Any = client.info("commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] >= 10
 
 
 def test_counts_hold_while_many_save_the_same_tasks(redis_layer: Layer) -> None:

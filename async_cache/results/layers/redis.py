@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 from async_cache.exceptions import StoreUnavailable
 from async_cache.results.codec import record_opener
-from async_cache.results.layers.base import Counts, Layer
+from async_cache.results.layers.base import Changed, Counts, Layer
 from async_cache.results.layers.names import Names
 from async_cache.results.layers.opening import opened
 from async_cache.results.layers.scripts import (
@@ -37,8 +37,11 @@ from async_cache.stores.scripts import Script
 
 __all__ = ["RedisLayer"]
 
-# Members per exchange: one takes the server about a millisecond.
+# Members per exchange: a chunk takes the server about a millisecond. The first one is small, and
+# those after it are as long as what was read lets expect: an exchange has a time limit.
+FIRST_CHUNK: Final = 100
 CHUNK: Final = 1_000
+CHUNK_BYTES: Final = 512 * 1024
 # Each turn lost means that another's save of the same task was accepted meanwhile.
 MAX_TURNS: Final = 50
 _LONGEST_MS: Final = 10 * 366 * 86_400_000
@@ -145,9 +148,9 @@ class RedisLayer(Layer):
     def group(self, group_id: str) -> list[Record]:
         key, opener = self._key(self._names.group(group_id)), record_opener()
         found: dict[str, Record] = {}
-        members, cursor = b"", b"0"
+        members, cursor, chunk = b"", b"0", FIRST_CHUNK
         while True:
-            [answer] = self._run(SCAN, [[b"1", key, members, cursor, b"%d" % CHUNK]])
+            [answer] = self._run(SCAN, [[b"1", key, members, cursor, b"%d" % chunk]])
             if answer is None:
                 break
             members, cursor, *page = answer
@@ -157,12 +160,23 @@ class RedisLayer(Layer):
                     found[record.id] = record
             if cursor == b"0":
                 break
+            if page:
+                fitting = CHUNK_BYTES * len(page) // sum(map(len, page))
+                chunk = max(1, min(CHUNK, fitting))
         return in_call_order(found.values())
 
     def count(self, group_id: str) -> Counts:
-        command = pack(b"HMGET", self._key(self._names.group(group_id)), b"s", b"f")
-        [(successes, failures)] = self._store.drive(self._store.exchanges.send([command]))
-        return Counts(int(successes or 0), int(failures or 0))
+        return self._counts([group_id])[0]
+
+    def _counts(self, groups: Sequence[str]) -> list[Counts]:
+        store, names = self._store, self._names
+        commands = [pack(b"HMGET", self._key(names.group(g)), b"s", b"f") for g in groups]
+        replies = store.drive(store.exchanges.send(commands))
+        return [Counts(int(s or 0), int(f or 0)) for s, f in replies]
+
+    def changed(self, task_ids: Sequence[str], groups: Sequence[str]) -> Changed:
+        ready = super().changed(task_ids, ()).records
+        return Changed(ready, dict(zip(groups, self._counts(groups), strict=True)))
 
     def reserve(self, group_id: str, n: int = 1) -> int:
         key = self._key(self._names.group(group_id))
