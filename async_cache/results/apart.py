@@ -11,16 +11,18 @@ import atexit
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar, overload
 
-from django.db import DatabaseError, OperationalError, connections
+from django.db import DatabaseError, connections
 
 from async_cache import clock, threads
 from async_cache.hooks import in_transaction
+from async_cache.results.retrying import is_busy
 from async_cache.stores.database import Detour, _swapped
 
-__all__ = ["close", "flush", "run_apart"]
+__all__ = ["close", "flush", "run_apart", "settle"]
 
 logger = logging.getLogger("async_cache.results")
 
@@ -30,6 +32,9 @@ QUEUE_SIZE: Final = 10_000
 """Writes that may wait for the end of transactions on SQLite."""
 GIVE_UP_SECONDS: Final = 60.0
 """How long one of them tries while other transactions hold the database."""
+PAUSE_SECONDS: Final = 0.02
+SETTLE_SECONDS: Final = 1.0
+"""How long a reader waits for them."""
 EXIT_SECONDS: Final = 5.0
 """How long the end of the process waits for them."""
 
@@ -81,6 +86,8 @@ class _Later:
 
     def flush(self, seconds: float) -> bool:
         """Wait until all that is queued is written; return False when the time is over."""
+        if not self._open:
+            return True
         with self._idle:
             return self._idle.wait_for(lambda: self._open == 0, seconds)
 
@@ -103,12 +110,11 @@ class _Later:
         while True:
             try:
                 work()
-            except OperationalError:
-                # Locked: the driver's own timeout has passed meanwhile.
-                if clock.monotonic() < end:
+            except DatabaseError as error:
+                if is_busy(error) and clock.monotonic() < end:
+                    # Mostly the driver's own timeout has passed meanwhile.
+                    time.sleep(PAUSE_SECONDS)
                     continue
-                logger.exception("A result was not stored: the database stayed locked.")
-            except DatabaseError:
                 logger.exception("A result was not stored.")
             return
 
@@ -139,6 +145,13 @@ def flush(seconds: float = EXIT_SECONDS) -> bool:
 
 
 atexit.register(flush)
+
+
+def settle(alias: str) -> None:
+    """Wait, before a read outside a transaction, for what this process stored during its last."""
+    connection = connections[alias]
+    if connection.vendor == "sqlite" and not in_transaction(connection):
+        flush(SETTLE_SECONDS)
 
 
 def close() -> None:

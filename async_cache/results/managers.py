@@ -14,7 +14,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from async_cache.exceptions import UnstorableValue
 from async_cache.hooks import in_transaction
-from async_cache.results.apart import flush, run_apart
+from async_cache.results.apart import run_apart, settle
 from async_cache.results.purging import delete_batches
 from async_cache.results.records import READY_STATES, rank
 from async_cache.results.retrying import transaction_retry
@@ -135,9 +135,7 @@ class ResultManager(models.Manager[M]):
         """Return the row of a key, or an unsaved instance of it."""
         connection = self.connection_for_read()
         inside = in_transaction(connection)
-        if connection.vendor == "sqlite" and not inside:
-            # What this process stored during its last transaction may be on its way.
-            flush()
+        settle(connection.alias)
         try:
             return self.get(**key)
         except ObjectDoesNotExist:

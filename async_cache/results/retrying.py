@@ -20,7 +20,7 @@ from django.db import (
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["can_succeed", "transaction_retry"]
+__all__ = ["can_succeed", "is_busy", "transaction_retry"]
 
 T = TypeVar("T")
 
@@ -32,6 +32,12 @@ _UNIQUE: Final = {"23505", 1062}
 _LOCKS: Final = {"40P01", "55P03", 1205}
 _SNAPSHOT: Final = {"40001", 1213}  # MySQL rolls the whole transaction back after a deadlock.
 _BUSY: Final = {5, 6}  # SQLite: the database, or a table of it, is locked.
+
+
+def is_busy(error: BaseException) -> bool:
+    """Tell whether SQLite refused because another connection holds the database."""
+    number = getattr(error.__cause__, "sqlite_errorcode", None)
+    return number is not None and number & 0xFF in _BUSY
 
 
 def _code(error: BaseException) -> object:
@@ -57,7 +63,7 @@ def can_succeed(error: DatabaseError | InterfaceError, connection: BaseDatabaseW
     if isinstance(error.__cause__, sqlite3.Error):
         number = getattr(error.__cause__, "sqlite_errorcode", 0)
         unique = number in {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}
-        return unique or number & 0xFF in _BUSY
+        return unique or is_busy(error)
     code = _code(error)
     if isinstance(error, IntegrityError):
         return code in _UNIQUE

@@ -191,6 +191,22 @@ def test_the_caller_reads_what_waited_for_its_transaction() -> None:
     assert TaskResult.objects.get_task("told").result == "1"
 
 
+def test_what_cannot_be_stored_later_is_logged_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with connections["default"].schema_editor() as editor:
+        editor.alter_db_table(TaskResult, TaskResult._meta.db_table, "away")
+    try:
+        with transaction.atomic():
+            store("lost", "SUCCESS", "default")
+        assert apart.flush(20)
+    finally:
+        with connections["default"].schema_editor() as editor:
+            editor.alter_db_table(TaskResult, "away", TaskResult._meta.db_table)
+    assert "was not stored" in caplog.text
+    assert not TaskResult.objects.exists()
+
+
 @pytest.mark.usefixtures("way")
 def test_writers_at_once_leave_the_highest_rank(using: str) -> None:
     states = ["STARTED", "RETRY", "FAILURE", "SUCCESS", "PENDING", "PROGRESS"]

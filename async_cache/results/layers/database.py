@@ -10,6 +10,7 @@ from typing import Any, Final
 from django.db import DatabaseError, InterfaceError, models
 
 from async_cache.exceptions import StoreUnavailable
+from async_cache.results.apart import settle
 from async_cache.results.exceptions import RecordRejected
 from async_cache.results.layers.base import Changed, Counts, Layer
 from async_cache.results.models import GroupSequence, TaskResult
@@ -91,7 +92,9 @@ class DatabaseLayer(Layer):
     def _rows(self) -> models.QuerySet[TaskResult]:
         manager = TaskResult.objects
         # The primary: a replica may not have the newest rows yet.
-        return manager.using(self.using or manager.connection_for_write().alias)
+        alias = self.using or manager.connection_for_write().alias
+        settle(alias)
+        return manager.using(alias)
 
     def save(self, record: Record, expires: float | None = None) -> bool:
         with _available():
