@@ -29,7 +29,10 @@ HEAD: Final = 20
 
 _COMMON: Final = f"""
 local function id_of(key, said) return said or string.match(key, '[^:]+$') end
-local function rank_of(sealed) return struct.unpack('>I4', sealed, 17) end
+local function rank_of(sealed)
+  if #sealed < {HEAD} then return -1 end
+  return (struct.unpack('>I4', sealed, 17))
+end
 local function outcome(rank)
   if rank == {SUCCESS_RANK} then return 's' end
   if rank % 8 == 3 then return 'f' end
