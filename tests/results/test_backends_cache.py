@@ -119,6 +119,13 @@ def test_a_chord_calls_its_body_once(app: Any, published: list[Any]) -> None:
     assert not app.backend.cache_backend.get_many(names)
 
 
+def test_a_caller_that_was_killed_is_followed(app: Any, published: list[Any]) -> None:
+    body = start_chord(app, ["a"])
+    assert app.backend.cache_backend.add("chord-unlock-chord:called", "a", 1)
+    end_part(app, body, "a", 4)
+    assert published == [(body.id, [[4]])]
+
+
 def test_a_failed_part_fails_the_body(app: Any, published: list[Any]) -> None:
     body = start_chord(app, ["a", "b"])
     end_part(app, body, "a", 1)

@@ -17,7 +17,7 @@ from celery.exceptions import TimeoutError as Timeout
 from celery.result import GroupResult
 from django.db import transaction
 
-from async_cache.results.backends import DatabaseBackend
+from async_cache.results.backends import DatabaseBackend, database
 from async_cache.results.backends.limits import BackendLimitWarning
 from async_cache.results.exceptions import RecordRejected, TaskFailed
 from async_cache.results.models import ChordCounter, ChordPart, TaskResult
@@ -262,6 +262,17 @@ def test_a_chord_calls_its_body_once_however_often_parts_come(
     assert published == [(body.id, [[1, 2, 3]])]
     assert not ChordCounter.objects.exists()
     assert not ChordPart.objects.exists()
+
+
+def test_a_caller_that_was_killed_is_followed(
+    app: Any, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = start_chord(app, ["a"])
+    assert ChordCounter.objects.end_part("chord", "a") is not None
+    monkeypatch.setattr(database, "CHORD_LEASE", 0.1)
+    monkeypatch.setattr(database, "CHORD_LOOK", 0.01)
+    end_part(app, body, "a", 4)
+    assert published == [(body.id, [[4]])]
 
 
 def test_a_part_that_fails_fails_the_body(app: Any, published: Published) -> None:

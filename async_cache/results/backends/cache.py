@@ -11,7 +11,7 @@ from django.core.cache import BaseCache, caches
 from kombu.serialization import dumps
 from kombu.utils.encoding import bytes_to_str
 
-from async_cache import conf
+from async_cache import clock, conf
 from async_cache.results.backends.chords import call_body
 from async_cache.results.backends.contents import PICKLE, ContentsMixin, seal
 from async_cache.results.backends.limits import warn_of_limits
@@ -21,8 +21,11 @@ from async_cache.results.records import NO_RECORD
 
 __all__ = ["CacheBackend"]
 
-CHORD_LEASE: Final = 60
-"""Seconds that the caller of a chord's body has for it."""
+CHORD_LEASE: Final = 10
+"""Seconds in which who takes the last slot of a chord has called its body."""
+CHORD_LOOK: Final = 0.2
+"""Seconds between the looks of a part that comes again meanwhile."""
+DONE: Final = "-done"
 
 
 class CacheBackend(ContentsMixin, KeyValueStoreBackend):
@@ -170,15 +173,25 @@ class CacheBackend(ContentsMixin, KeyValueStoreBackend):
             self.store_result(task_id, result, state, request=request)
         if not self._take_slot(group_id, task_id, size):
             return
-        called = self._chord(group_id, "called")
-        if not self.cache_backend.add(called, task_id, CHORD_LEASE):
+        if not self._may_call(group_id, task_id):
             return
         call_body(self, group_id, parts, request)
         # This mark stays: another delivery may have counted the slots already.
-        self.set(called, task_id)
+        self.set(self._chord(group_id, "called"), DONE)
         self.cache_backend.delete_many(
             [self._chord(group_id), *(self._chord(group_id, number) for number in range(size))]
         )
+
+    def _may_call(self, group_id: str, task_id: str) -> bool:
+        """Return whether the caller is to call the body; wait while another does."""
+        name = self._chord(group_id, "called")
+        end = clock.monotonic() + 2 * CHORD_LEASE
+        while not self.cache_backend.add(name, task_id, CHORD_LEASE):
+            if self.cache_backend.get(name) == DONE or clock.monotonic() >= end:
+                return False
+            # Another calls the body. It may have been killed, and no part may come again.
+            self._sleep(CHORD_LOOK)  # type: ignore[attr-defined]
+        return True
 
     def _take_slot(self, group_id: str, task_id: str, size: int) -> bool:
         """Return whether all slots are taken."""

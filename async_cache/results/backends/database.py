@@ -11,8 +11,9 @@ from celery import states
 from celery.backends.base import BaseBackend
 from celery.result import result_from_tuple
 from django.apps import apps
-from django.db import InterfaceError, OperationalError, models
+from django.db import InterfaceError, OperationalError, models, router
 
+from async_cache import clock
 from async_cache.results.apart import flush
 from async_cache.results.backends.chords import call_body
 from async_cache.results.backends.contents import ContentsMixin
@@ -29,6 +30,10 @@ __all__ = ["DatabaseBackend"]
 
 CHUNK: Final = 500
 """Ids of one query."""
+CHORD_LEASE: Final = 10.0
+"""Seconds in which who takes the last part of a chord has called its body."""
+CHORD_LOOK: Final = 0.2
+"""Seconds between the looks of a part that comes again meanwhile."""
 
 
 class _Model:
@@ -237,11 +242,24 @@ class DatabaseBackend(ContentsMixin, BaseBackend):
         if not known.exists():
             # A part that ignores its result: the body wants it nevertheless.
             self.store_result(task_id, result, state, request=request)
-        counter = counters.end_part(group_id, task_id)
+        counter = self._last_part(group_id, task_id)
         if counter is None:
             return
         call_body(self, group_id, json.loads(counter.sub_tasks), request)
         counters.finish(group_id)
+
+    def _last_part(self, group_id: str, task_id: str) -> Any:
+        """Return the chord's counter when the caller is to call the body."""
+        counters = self.CounterModel.objects.using(router.db_for_write(self.CounterModel))
+        end = clock.monotonic() + 2 * CHORD_LEASE
+        while True:
+            counter = self.CounterModel.objects.end_part(group_id, task_id, lease=CHORD_LEASE)
+            if counter is not None or clock.monotonic() >= end:
+                return counter
+            if not counters.filter(group_id=group_id, date_called__isnull=False).exists():
+                return None
+            # Another calls the body. It may have been killed, and no part may come again.
+            self._sleep(CHORD_LOOK)  # type: ignore[attr-defined]
 
     # Age.
 
