@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
-from django.apps import apps
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import DatabaseError, connections, models, router, transaction
+from django.db import DatabaseError, connections, models, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from async_cache.exceptions import UnstorableValue
 from async_cache.hooks import in_transaction
 from async_cache.results.apart import run_apart, settle
+from async_cache.results.isolation import TxIsolationWarning, isolation_level
 from async_cache.results.purging import delete_batches
 from async_cache.results.records import READY_STATES, rank
 from async_cache.results.retrying import transaction_retry
@@ -22,9 +22,7 @@ from async_cache.results.upsert import Rules, upsert, upsert_many
 from async_cache.results.utils import as_timedelta, now
 
 __all__ = [
-    "ChordCounterManager",
     "GroupResultManager",
-    "GroupSequenceManager",
     "ResultManager",
     "TaskResultManager",
     "TxIsolationWarning",
@@ -32,9 +30,6 @@ __all__ = [
 ]
 
 M = TypeVar("M", bound=models.Model)
-
-CHORD_LEASE: Final = 60.0
-"""Seconds that the caller of a chord's body has for it."""
 
 TASK_RULES: Final = Rules(
     key="task_id",
@@ -58,20 +53,9 @@ TASK_RULES: Final = Rules(
 GROUP_RULES: Final = Rules(
     key="group_id", first=frozenset({"date_created"}), latest=frozenset({"date_done"})
 )
-SEQUENCE_RULES: Final = Rules(key="group", add=frozenset({"taken"}))
 
 # Large, and known to the caller: the answer to a write does not send them back.
 _LARGE: Final = frozenset({"result", "traceback", "meta"})
-
-_ISOLATION: Final = {
-    "postgresql": "SHOW transaction_isolation",
-    "mysql": "SELECT @@transaction_isolation",
-    "mariadb": "SELECT @@tx_isolation",
-}
-
-
-class TxIsolationWarning(UserWarning):
-    """A poll repeated inside one transaction would be shown the same old rows."""
 
 
 class ResultManager(models.Manager[M]):
@@ -97,13 +81,7 @@ class ResultManager(models.Manager[M]):
         Asks the database: one small query on PostgreSQL, MySQL and MariaDB, none elsewhere.
         """
         connection = self.connection_for_read()
-        vendor = "mariadb" if getattr(connection, "mysql_is_mariadb", False) else connection.vendor
-        if vendor not in _ISOLATION:
-            return
-        with connection.cursor() as cursor:
-            cursor.execute(_ISOLATION[vendor])
-            row = cursor.fetchone()
-        level = str(row[0]).replace("-", " ").lower() if row else ""
+        level = isolation_level(connection)
         if level in {"repeatable read", "serializable"}:
             warnings.warn(
                 f"The database {connection.alias!r} runs transactions at {level.upper()}: a result "
@@ -383,86 +361,3 @@ class GroupResultManager(ResultManager[M]):
         if values is None:
             raise DatabaseError("The database told nothing of the row it wrote.")
         return self.model.from_db(using, names, values)
-
-
-class GroupSequenceManager(models.Manager[M]):
-    """The manager of `GroupSequence`."""
-
-    def reserve(self, group: str, places: int = 1, using: str | None = None) -> int:
-        """Take the next places of a group; survives the rollback of the caller's transaction.
-
-        Within a transaction on SQLite it is part of it.
-
-        Returns:
-            The first of them, from 0.
-        """
-        alias = using or router.db_for_write(self.model)
-        return run_apart(alias, lambda: self._reserve(group, places, using=alias), later=False)
-
-    @transaction_retry(max_retries=2)
-    def _reserve(self, group: str, places: int, *, using: str) -> int:
-        row = {"group": group, "taken": places, "date_done": now()}
-        answer = upsert(self.model, using, SEQUENCE_RULES, row, ("taken",))
-        if answer is None:
-            raise DatabaseError("The database told nothing of the row it wrote.")
-        return int(answer[0]) - places
-
-
-class ChordCounterManager(models.Manager[M]):
-    """The manager of `ChordCounter`: which parts of a chord's header have ended."""
-
-    def start(self, group_id: str, count: int, sub_tasks: str, using: str | None = None) -> M:
-        """Make the counter of a chord; one that is there already stays as it is.
-
-        Args:
-            group_id: Id of the header's group.
-            count: How many parts the header has.
-            sub_tasks: JSON of their result tuples.
-            using: The database; else the routers decide.
-        """
-        alias = using or router.db_for_write(self.model)
-        values = {"count": count, "sub_tasks": sub_tasks}
-        return self.using(alias).get_or_create(group_id=group_id, defaults=values)[0]
-
-    def end_part(
-        self, group_id: str, task_id: str, using: str | None = None, lease: float = CHORD_LEASE
-    ) -> M | None:
-        """Note that one part has ended, once however often it is delivered.
-
-        Args:
-            group_id: Id of the header's group.
-            task_id: Id of the part.
-            using: The database; else the routers decide.
-            lease: Seconds that the caller who gets the counter has for the body. After them a
-                part delivered again gets it too: the first caller may have been killed.
-
-        Returns:
-            The counter, when all parts have ended and this caller is to call the body; then it
-            ends with `finish`. None otherwise, and when there is no such chord any more.
-        """
-        alias = using or router.db_for_write(self.model)
-        parts = apps.get_model(self.model._meta.app_label, "ChordPart")._base_manager.using(alias)
-        with transaction.atomic(using=alias):
-            counter: Any = self.using(alias).select_for_update().filter(group_id=group_id).first()
-            if counter is None:
-                return None
-            parts.bulk_create(
-                [parts.model(group_id=group_id, task_id=task_id)], ignore_conflicts=True
-            )
-            if parts.filter(group_id=group_id).count() < counter.count:
-                return None
-            moment = now()
-            taken = counter.date_called
-            if taken is not None and moment - taken < timedelta(seconds=lease):
-                return None
-            counter.date_called = moment
-            counter.save(using=alias, update_fields=["date_called"])
-            return counter  # type: ignore[no-any-return]
-
-    def finish(self, group_id: str, using: str | None = None) -> None:
-        """Delete the counter and the parts of a chord whose body has been called."""
-        alias = using or router.db_for_write(self.model)
-        parts = apps.get_model(self.model._meta.app_label, "ChordPart")._base_manager.using(alias)
-        with transaction.atomic(using=alias):
-            self.using(alias).filter(group_id=group_id).delete()
-            parts.filter(group_id=group_id).delete()

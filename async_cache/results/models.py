@@ -11,12 +11,8 @@ from django.db import models
 from django.utils import timezone
 
 from async_cache.results import codec
-from async_cache.results.managers import (
-    ChordCounterManager,
-    GroupResultManager,
-    GroupSequenceManager,
-    TaskResultManager,
-)
+from async_cache.results.counters import ChordCounterManager, GroupSequenceManager
+from async_cache.results.managers import GroupResultManager, TaskResultManager
 from async_cache.results.records import (
     FAILURE,
     PENDING,
