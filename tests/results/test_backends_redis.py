@@ -58,9 +58,11 @@ def test_only_tasks_that_persist_have_rows(app: Any, settings: Any) -> None:
     store(app, "kept", "k", states.SUCCESS, 2)
     assert ids() == ["k"]
     assert [result_of(n, app).get(timeout=5) for n in ("p", "k")] == [1, 2]
+    header = Context({"id": "h", "task": "plain", "persist": True})
+    app.backend.store_result("h", 4, states.SUCCESS, request=header)
     settings.ASYNC_CACHE = {**settings.ASYNC_CACHE, "RESULTS": {"PERSIST": True}}
     store(app, "plain", "q", states.SUCCESS, 3)
-    assert ids() == ["k", "q"]
+    assert ids() == ["h", "k", "q"]
 
 
 def test_what_redis_has_lost_is_read_from_the_database(app: Any, client: Any) -> None:

@@ -133,7 +133,11 @@ def test_write_through(redis_url: str, celery_worker_process: StartWorker) -> No
         broken: Any = chord([tasks.kept.s(1), tasks.fail.s("bad")])(tasks.kept_total.s())
         error = result_of(broken.id).get(timeout=PATIENCE, propagate=False)
         assert isinstance(error, ChordError)
+        headers: Any = {"persist": True}
+        asked: Any = tasks.add.apply_async((2, 2), headers=headers)
+        assert asked.get(timeout=PATIENCE) == 4
         expected = {
+            asked.id: "SUCCESS",
             mixed.results[0].id: "SUCCESS",
             mixed.results[2].id: "SUCCESS",
             body.parent.results[0].id: "SUCCESS",

@@ -49,6 +49,13 @@ class _Model:
 class DatabaseBackend(ContentsMixin, BaseBackend):
     """A result backend of Celery over `TaskResult`, `GroupResult` and the rows of chords.
 
+    It is the backend of the app (``result_backend = "async-cache-db"``), or one beside the app's,
+    returned by the ``backend`` property of single tasks and given to
+    ``AsyncResult(id, backend=…)``. In the second case groups and chords of the app look for results
+    in the app's backend only: ``GroupResult.get()`` does not find those of such tasks, chords find
+    them where the app's backend is Redis, and an ``AsyncResult`` of Celery's canvas does not know
+    of this backend. `BackendLimitWarning` tells of it; `WriteThroughBackend` has no such limits.
+
     Args:
         app: The Celery app.
         serializer: One of Celery's; ``result_serializer`` by default. Pickle is sealed.

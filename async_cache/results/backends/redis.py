@@ -7,6 +7,7 @@ the database first, then to Redis; what Redis no longer has is read from the dat
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from typing import Any, Final
 
 from celery import states
@@ -30,6 +31,8 @@ logger = logging.getLogger("async_cache.results")
 
 SCHEME: Final = "async-cache-redis"
 
+_body: ContextVar[Any] = ContextVar("async_cache_chord_body", default=None)
+
 # The rank of what is stored stands beside it, and lives as long.
 SET_RANKED: Final = """
 local held = redis.call('GET', KEYS[2])
@@ -51,8 +54,9 @@ return 1
 class WriteThroughBackend(RedisBackend):
     """Celery's Redis backend, with rows for the tasks that want them.
 
-    A task says ``persist=True`` (the row is written before Redis is told), ``persist="buffered"``
-    (Redis first, rows in batches) or ``persist=False``; else the setting ``PERSIST`` decides.
+    ``persist=True`` of a task, or in the headers of a call, writes the row before Redis is told;
+    ``persist="buffered"`` tells Redis first and writes rows in batches; ``persist=False`` writes
+    none. Else the setting ``PERSIST`` decides.
     Without a URL the server is that of the result store's cache alias.
     """
 
@@ -71,7 +75,6 @@ class WriteThroughBackend(RedisBackend):
         super().__init__(app=app, url=_server(url), **kwargs)
         if self.accept is not None:
             self.accept = {*self.accept, self.content_type}
-        self._body: Any = None
         self._set_script = self.client.register_script(SET_RANKED)
         self.database = DatabaseBackend(
             self.app, serializer=self.serializer, accept=self.accept, expires=self.expires
@@ -113,9 +116,11 @@ class WriteThroughBackend(RedisBackend):
     # Writes: the row first, then Redis.
 
     def persists(self, request: Any) -> bool | str:
-        """Return what the task of a request says of rows: False, True or ``"buffered"``."""
-        name = getattr(request, "task", None)
-        persist = getattr(self.app.tasks.get(name), "persist", None)
+        """Return whether a request's results have rows: False, True or ``"buffered"``."""
+        # A header of one call, else what the task says, else the setting.
+        persist = getattr(request, "persist", None)
+        if persist is None:
+            persist = getattr(self.app.tasks.get(getattr(request, "task", None)), "persist", None)
         return get_results_settings().persist if persist is None else persist
 
     def _store_result(
@@ -127,9 +132,10 @@ class WriteThroughBackend(RedisBackend):
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
-        if request is None and self._body is not None and self._body.id == task_id:
+        body = _body.get()
+        if request is None and body is not None and body.id == task_id:
             # The body of a chord that fails before it was called: Celery names no task.
-            request = Context({"id": task_id, "task": self._body.task})
+            request = Context({"id": task_id, "task": body.task})
         persist = self.persists(request)
         meta = self._get_result_meta(  # type: ignore[attr-defined]
             result=result, state=state, traceback=traceback, request=request
@@ -167,11 +173,11 @@ class WriteThroughBackend(RedisBackend):
 
     def chord_error_from_stack(self, callback: Any, exc: Any = None) -> Any:
         """Fail the body of a chord, whose row is written too where its task wants one."""
-        self._body = callback
+        token = _body.set(callback)
         try:
             return super().chord_error_from_stack(callback, exc)
         finally:
-            self._body = None
+            _body.reset(token)
 
     # Reads: Redis, else the database.
 
