@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import threading
 import time
 import zlib
 from collections.abc import Sequence
@@ -42,6 +43,17 @@ _DAMAGED = (
 _REFUSALS = {"MemcacheServerError", "MemcacheClientError", "TooBig"}
 
 
+class _Own(threading.local):
+    """The cache object of each thread.
+
+    Django keeps one for each thread and task, and looking it up costs more than checking a seal. A
+    store's calls do not yield to an event loop, so one a thread is enough.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self.cache: BaseCache = caches[alias]
+
+
 class DjangoStore(ValidatedStore):
     """A validated store over the Django cache of an alias.
 
@@ -54,20 +66,19 @@ class DjangoStore(ValidatedStore):
         super().__init__(stamp_life)
         self.alias = alias
         self._breaker = StoreBreaker(alias)
+        self._own = _Own(alias)
         cache = caches[alias]
         self.shares = not isinstance(cache, LocMemCache)
         self.elects = not isinstance(cache, FileBasedCache)
         # These two keep fractions of a second; elsewhere a timeout is a whole number.
         self._exact = isinstance(cache, LocMemCache | FileBasedCache)
 
-    # ``caches[alias]`` belongs to a thread or task, so it is looked up at each operation.
-
     def read(self, handle: Handle) -> list[bytes | None]:
         # The hot path: what a hit costs over the cache's own get_many is decided here.
         if self._breaker.retry_at:
             return super().read(handle)
         try:
-            find = self._perform(caches[self.alias], "get_many", handle).get
+            find = self._perform(self._own.cache, "get_many", handle).get
         except Exception as error:  # noqa: BLE001 - announced, and raised again but for damage
             find = self._one_by_one(handle, self._failed("get_many", error)).get
         as_bytes = self.as_bytes
@@ -149,7 +160,7 @@ class DjangoStore(ValidatedStore):
                 f"The cache {self.alias!r} failed a moment ago; it is tried again in a second."
             )
         try:
-            result = self._perform(caches[self.alias], method, *args)
+            result = self._perform(self._own.cache, method, *args)
         except Exception as error:
             raise self._failed(method, error) from error
         if breaker.retry_at:
