@@ -7,21 +7,75 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from async_cache.results.calls import AsyncTask, aasync_task, async_task
     from async_cache.results.exceptions import NoResult, TaskFailed
+    from async_cache.results.groups import (
+        acount_group,
+        adelete_group,
+        afetch,
+        afetch_group,
+        aget,
+        aresult,
+        aresult_group,
+        count_group,
+        delete_group,
+        fetch,
+        fetch_group,
+        get,
+        result,
+        result_group,
+    )
     from async_cache.results.layers import get_layer
+    from async_cache.results.proxies import Task
     from async_cache.results.records import NO_RECORD, Record
 
 __all__ = [
     "NO_RECORD",
+    "AsyncTask",
     "NoResult",
     "Record",
+    "Task",
     "TaskFailed",
+    "aasync_task",
+    "acount_group",
+    "adelete_group",
+    "afetch",
+    "afetch_group",
+    "aget",
+    "aresult",
+    "aresult_group",
+    "async_task",
+    "count_group",
+    "delete_group",
+    "fetch",
+    "fetch_group",
+    "get",
     "get_layer",
+    "result",
+    "result_group",
 ]
 
 _MODULES = {
+    "async_cache.results.calls": ("AsyncTask", "aasync_task", "async_task"),
     "async_cache.results.exceptions": ("NoResult", "TaskFailed"),
+    "async_cache.results.groups": (
+        "acount_group",
+        "adelete_group",
+        "afetch",
+        "afetch_group",
+        "aget",
+        "aresult",
+        "aresult_group",
+        "count_group",
+        "delete_group",
+        "fetch",
+        "fetch_group",
+        "get",
+        "result",
+        "result_group",
+    ),
     "async_cache.results.layers": ("get_layer",),
+    "async_cache.results.proxies": ("Task",),
     "async_cache.results.records": ("NO_RECORD", "Record"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

@@ -26,7 +26,8 @@ class ResultsConfig(AppConfig):
         """Register the section of the settings, the checks and the subcommands."""
         register_section(SECTION)
         checks.register()
-        # Not before: they import the models.
+        # Not before: they import the models. The first is one, a proxy.
+        import_module("async_cache.results.proxies")
         management = import_module("async_cache.results.management.subcommands")
         for subcommand in management.SUBCOMMANDS:
             register_subcommand(subcommand)

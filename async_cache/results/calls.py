@@ -1,0 +1,178 @@
+"""Call a function in a worker: `async_task`, `AsyncTask`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final
+
+from asgiref.sync import sync_to_async
+from django.db import models
+
+from async_cache import clock
+from async_cache.results import groups
+from async_cache.results.conf import get_results_settings
+from async_cache.results.layers import get_layer
+from async_cache.results.messages import CallMessage, seal_call
+from async_cache.results.proxies import Task
+from async_cache.results.running import find_path, run_call
+from async_cache.secret_keys import get_ring
+
+__all__ = ["OPTIONS", "AsyncTask", "aasync_task", "async_task"]
+
+OPTIONS: Final = ("hook", "group", "save", "sync", "cached", "timeout", "task_name")
+"""Keywords that `async_task` keeps for itself, beside ``q_options``."""
+
+
+def async_task(func: str | Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Call a function in a worker.
+
+    Args:
+        func: Its dotted path, or the function itself when a path leads to it.
+        *args: Its arguments, and whatever else a cache key may hold.
+        **kwargs: Its keyword arguments; these are kept from it: ``hook`` (called with the ended
+            `Task`), ``group``, ``save`` (False: a success leaves nothing), ``sync`` (call it here
+            and now), ``cached`` (True or seconds: keep the outcome in the cache), ``timeout`` in
+            seconds, ``task_name``, and ``q_options``, a dict of these, for a function that has a
+            keyword of such a name.
+
+    Returns:
+        The task's id.
+
+    Raises:
+        TypeError: ``q_options`` holds an unknown name, or no path leads to the function.
+        UnkeyableArgument: An argument cannot travel.
+    """
+    options = _take_options(kwargs)
+    cached = options.get("cached")
+    if cached is None:
+        cached = get_results_settings().cached
+    path, hook, group = path_of(func), options.get("hook"), options.get("group")
+    message = CallMessage(
+        id=uuid.uuid4().hex,
+        path=path,
+        args=args,
+        kwargs=kwargs,
+        name=options.get("task_name") or "",
+        group="" if group is None else str(group),
+        created=clock.now(),
+        hook="" if hook is None else path_of(hook),
+        save=options.get("save") is not False,
+        cached=cached if isinstance(cached, bool) else float(cached),
+    )
+    if message.group:
+        sequence = get_layer(message.cached).reserve(message.group)
+        message = message._replace(sequence=sequence)
+    if options.get("sync"):
+        run_call(message)
+        return message.id
+    sealed = seal_call(message, get_ring())
+    # Celery is imported by the first call: who only reads results does not need it.
+    tasks = import_module("async_cache.results.tasks")
+    tasks.publish(sealed, message.id, path, options.get("timeout"))
+    return message.id
+
+
+aasync_task = sync_to_async(async_task)
+
+
+def _take_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    given = dict(kwargs.pop("q_options", None) or {})
+    unknown = sorted(set(given) - set(OPTIONS))
+    if unknown:
+        raise TypeError(
+            f"q_options has no {', '.join(map(repr, unknown))}; it takes {', '.join(OPTIONS)}."
+        )
+    for name in OPTIONS:
+        if name not in given and name in kwargs:
+            given[name] = kwargs.pop(name)
+    return given
+
+
+def path_of(func: str | Callable[..., Any]) -> str:
+    """Return the dotted path of a function.
+
+    Raises:
+        TypeError: No path leads to it: a lambda, a local function, a bound method.
+    """
+    if isinstance(func, str):
+        if "." not in func:
+            raise TypeError(f"{func!r} is no dotted path; write 'module.function'.")
+        return func
+    module, name = getattr(func, "__module__", ""), getattr(func, "__qualname__", "")
+    path = f"{module}.{name}"
+    try:
+        found = find_path(path) if module and name and "<" not in name else None
+    except ImportError:
+        found = None
+    if found is not func or module == "__main__":
+        raise TypeError(f"No dotted path leads to {func!r}; define it at the top of a module.")
+    return path
+
+
+class AsyncTask:
+    """A call that is sent by `run`, or by the first question for its result.
+
+    Args:
+        func: What `async_task` takes.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments and the options of `async_task`.
+
+    Attributes:
+        id: The task's id; None before it is sent.
+    """
+
+    def __init__(self, func: str | Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self.func = func
+        self.args = args
+        self.kwargs = kwargs
+        self.id: str | None = None
+
+    def _option(self, name: str) -> Any:
+        given = self.kwargs.get("q_options") or {}
+        return given.get(name, self.kwargs.get(name))
+
+    @property
+    def group(self) -> str | None:
+        """The label of its group."""
+        group = self._option("group")
+        return None if group is None else str(group)
+
+    @property
+    def cached(self) -> bool | float | None:
+        """Where its outcome is kept."""
+        cached: bool | float | None = self._option("cached")
+        return cached
+
+    def run(self) -> str:
+        """Send the call, again when it was sent before; return the new id."""
+        self.id = async_task(self.func, *self.args, **self.kwargs)
+        return self.id
+
+    def _sent(self) -> str:
+        return self.id or self.run()
+
+    def result(self, wait: float = 0) -> Any:
+        """Return what `groups.result` does for this task."""
+        return groups.result(self._sent(), wait, self.cached)
+
+    def fetch(self, wait: float = 0) -> Task | None:
+        """Return what `groups.fetch` does for this task."""
+        return groups.fetch(self._sent(), wait, self.cached)
+
+    def result_group(
+        self, failures: bool = False, wait: float = 0, count: int | None = None
+    ) -> list[Any]:
+        """Return what `groups.result_group` does for the group of this task."""
+        self._sent()
+        group = self.group
+        return groups.result_group(group, failures, wait, count, self.cached) if group else []
+
+    def fetch_group(
+        self, failures: bool = True, wait: float = 0, count: int | None = None
+    ) -> models.QuerySet[Task] | list[Task]:
+        """Return what `groups.fetch_group` does for the group of this task."""
+        self._sent()
+        group = self.group
+        return groups.fetch_group(group, failures, wait, count, self.cached) if group else []
