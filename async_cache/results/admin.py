@@ -146,9 +146,11 @@ class TaskResultAdmin(_ReadOnly):
     search_help_text = "The beginning of a task's id or name"
     actions = ("forget", "retry", "terminate")
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+    def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
         """Return the actions that the user may do; `forget` does what Django's own does."""
-        found: dict[str, Any] = dict(super().get_actions(request))
+        # Django has the argument from 6.1 on.
+        given = {} if action_location is None else {"action_location": action_location}
+        found: dict[str, Any] = dict(super().get_actions(request, **given))
         found.pop("delete_selected", None)
         return found
 

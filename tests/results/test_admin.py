@@ -101,7 +101,7 @@ def test_a_state_is_filtered_by_its_index(admin_client: Client) -> None:
 def test_a_prefix_is_found_by_an_index(using: str) -> None:
     fill(*(f"{n:05}-task" for n in range(3_000)), using=using)
     rows = TaskResult.objects.using(using)
-    if using == "postgres":
+    if connections[using].vendor == "postgresql":
         with connections[using].cursor() as cursor:
             cursor.execute("ANALYZE async_cache_results_taskresult")
     found = rows.filter(by_prefix(using, "task_id", "00012")).order_by()
@@ -114,7 +114,7 @@ def test_a_prefix_is_found_by_an_index(using: str) -> None:
 @pytest.mark.parametrize("using", ["default", "postgres"])
 def test_many_rows_are_estimated(using: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(*(f"t{n}" for n in range(500)), using=using)
-    if using == "postgres":
+    if connections[using].vendor == "postgresql":
         with connections[using].cursor() as cursor:
             cursor.execute("ANALYZE async_cache_results_taskresult")
     rows = TaskResult.objects.using(using)
@@ -123,7 +123,7 @@ def test_many_rows_are_estimated(using: str, monkeypatch: pytest.MonkeyPatch) ->
     with CaptureQueriesContext(connections[using]) as queries:
         assert 450 <= EstimatingPaginator(rows.all(), 50).count <= 550
     assert "LIMIT 101" in queries.captured_queries[0]["sql"]
-    if using == "postgres":
+    if connections[using].vendor == "postgresql":
         assert "EXPLAIN" in queries.captured_queries[1]["sql"]
     assert EstimatingPaginator([1, 2], 50).count == 2
 

@@ -99,7 +99,7 @@ def test_purge_works_in_short_transactions(using: str) -> None:
     deletes = [sql for sql in sent if sql.startswith("DELETE") and "taskresult" in sql]
     assert len(deletes) == 3
     selects = [sql for sql in sent if "SELECT" in sql and "taskresult" in sql]
-    if using == "postgres":
+    if connections[using].vendor == "postgresql":
         assert all("SKIP LOCKED" in sql for sql in selects)
     # Each batch goes on where the one before ended.
     assert ">=" not in selects[0]
@@ -256,7 +256,7 @@ def test_the_tables_of_django_celery_results_are_copied(foreign: str) -> None:
 
 def test_an_id_that_does_not_fit_is_told(foreign: str, settings: Any) -> None:
     with connections[foreign].cursor() as cursor:
-        if foreign == "postgres":
+        if connections[foreign].vendor == "postgresql":
             cursor.execute(
                 "ALTER TABLE django_celery_results_taskresult ALTER task_id TYPE varchar(400)"
             )

@@ -194,6 +194,8 @@ def test_the_caller_reads_what_waited_for_its_transaction() -> None:
 def test_what_cannot_be_stored_later_is_logged_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    if connections["default"].vendor != "sqlite":
+        pytest.skip("only on SQLite does a write wait for the end of a transaction")
     with connections["default"].schema_editor() as editor:
         editor.alter_db_table(TaskResult, TaskResult._meta.db_table, "away")
     try:
