@@ -28,7 +28,9 @@ __all__ = ["ContentsMixin", "error_data", "rebuild_error", "seal", "unseal"]
 PICKLE: Final = frozenset({"application/x-python-serialize"})
 _PURPOSE: Final = b"async_cache.results.celery"
 FIRST_PAUSE: Final = 0.005
-"""Seconds between the first two looks of who waits; they grow by half up to the interval."""
+"""Seconds between the first two looks of who waits; they grow up to the interval."""
+GROWTH: Final = 1.1
+"""Small: the last pause, by which a waiter may be late, is a tenth of the whole wait."""
 LONGEST_PAUSE: Final = 0.5
 
 # Kept in fields of their own, or not at all: the rest of Celery's meta is the record's meta.
@@ -321,4 +323,4 @@ class _Pauses:
                 raise self._backend.TimeoutError("The operation timed out.")
             pause = min(pause, left)
         self._backend._sleep(pause)
-        self._next = min(self._next * 1.5, self._longest)
+        self._next = min(self._next * GROWTH, self._longest)
