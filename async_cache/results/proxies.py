@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.db import models
 
@@ -41,9 +41,9 @@ class Task(TaskMeta):
     cached: bool = False
 
     if TYPE_CHECKING:
-        result: ClassVar[Any]
+        result: Any
 
-    objects = TaskManager()
+    objects = TaskManager()  # type: ignore[misc]
 
     class Meta:
         """The rows of `TaskResult`."""
