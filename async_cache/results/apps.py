@@ -8,7 +8,7 @@ from django.apps import AppConfig
 
 from async_cache.conf import register_section
 from async_cache.management.subcommands import register_subcommand
-from async_cache.results import checks
+from async_cache.results import checks, listeners
 from async_cache.results.conf import SECTION
 
 __all__ = ["ResultsConfig"]
@@ -23,9 +23,10 @@ class ResultsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the section of the settings, the checks and the subcommands."""
+        """Register the settings, checks and subcommands; let refreshes leave records."""
         register_section(SECTION)
         checks.register()
+        listeners.connect()
         # Not before: they import the models. The first is one, a proxy.
         import_module("async_cache.results.proxies")
         management = import_module("async_cache.results.management.subcommands")

@@ -1,0 +1,70 @@
+"""Every refresh of the core leaves a record in the cache, found by the name of its job.
+
+The records are slots used in turn: their number is bounded by the setting ``REFRESHES``, their age
+by ``EXPIRES``. A record tells how the refresh ended, never its value or an error's message.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from async_cache import clock
+from async_cache.results.codec import JSON
+from async_cache.results.conf import get_results_settings
+from async_cache.results.layers import get_cache_layer
+from async_cache.results.records import FAILURE, SUCCESS, Record
+from async_cache.signals import refresh_committed, refresh_failed
+
+__all__ = ["connect", "disconnect"]
+
+_SLOTS: Final = "async_cache.refreshes"
+_UID: Final = "async_cache.results.listeners"
+
+
+def _on_committed(
+    *, job: str, key: str, seconds: float, size: int, stale: bool = False, **_: Any
+) -> None:
+    _keep(job, SUCCESS, seconds, b"null", {"key": key, "size": size, "stale": stale})
+
+
+def _on_failed(*, job: str, key: str, seconds: float, error_type: str, **_: Any) -> None:
+    module, _dot, name = error_type.rpartition(".")
+    error = {"exc_type": name, "exc_module": module or "builtins", "exc_message": ""}
+    _keep(job, FAILURE, seconds, json.dumps(error).encode(), {"key": key})
+
+
+def _keep(job: str, state: str, seconds: float, value: bytes, meta: dict[str, Any]) -> None:
+    slots = get_results_settings().refreshes
+    if not slots:
+        return
+    layer = get_cache_layer()
+    task_id = f"{_SLOTS}.{layer.reserve(_SLOTS) % slots}"
+    finished = clock.now()
+    # What the slot held is another refresh, and may be of higher rank.
+    layer.forget(task_id)
+    layer.save(
+        Record(
+            task_id,
+            name=job,
+            state=state,
+            started=finished - seconds,
+            finished=finished,
+            value=value,
+            content_type=JSON,
+            content_encoding="utf-8",
+            meta=json.dumps(meta),
+        )
+    )
+
+
+def connect() -> None:
+    """Let records listen. Connecting twice is the same as once."""
+    refresh_committed.connect(_on_committed, dispatch_uid=_UID)
+    refresh_failed.connect(_on_failed, dispatch_uid=_UID)
+
+
+def disconnect() -> None:
+    """Let records listen no more."""
+    refresh_committed.disconnect(dispatch_uid=_UID)
+    refresh_failed.disconnect(dispatch_uid=_UID)
