@@ -6,10 +6,13 @@ by ``EXPIRES``. A record tells how the refresh ended, never its value or an erro
 
 from __future__ import annotations
 
+import asyncio
 import json
+from functools import partial
 from typing import Any, Final
 
-from async_cache import clock
+from async_cache import clock, threads
+from async_cache.exceptions import StoreUnavailable
 from async_cache.results.codec import JSON
 from async_cache.results.conf import get_results_settings
 from async_cache.results.layers import get_cache_layer
@@ -25,13 +28,32 @@ _UID: Final = "async_cache.results.listeners"
 def _on_committed(
     *, job: str, key: str, seconds: float, size: int, stale: bool = False, **_: Any
 ) -> None:
-    _keep(job, SUCCESS, seconds, b"null", {"key": key, "size": size, "stale": stale})
+    _keep_aside(job, SUCCESS, seconds, b"null", {"key": key, "size": size, "stale": stale})
 
 
 def _on_failed(*, job: str, key: str, seconds: float, error_type: str, **_: Any) -> None:
     module, _dot, name = error_type.rpartition(".")
     error = {"exc_type": name, "exc_module": module or "builtins", "exc_message": ""}
-    _keep(job, FAILURE, seconds, json.dumps(error).encode(), {"key": key})
+    _keep_aside(job, FAILURE, seconds, json.dumps(error).encode(), {"key": key})
+
+
+def _keep_aside(*what: Any) -> None:
+    """Keep a record: in this thread, or in another where an event loop must not be held up."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        _keep(*what)
+    else:
+        loop.run_in_executor(None, partial(_keep_in_thread, *what))
+
+
+def _keep_in_thread(*what: Any) -> None:
+    try:
+        _keep(*what)
+    except StoreUnavailable:
+        return  # announced by the store; the refresh itself is not touched by it
+    finally:
+        threads.close_connections()
 
 
 def _keep(job: str, state: str, seconds: float, value: bytes, meta: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -41,6 +42,31 @@ def test_a_refresh_leaves_a_record_without_its_value() -> None:
     assert found is not None
     assert isinstance(found.result, ValueError)
     assert "secret" not in repr(found.as_dict())
+
+
+class Halves(AsyncCacheJob[float]):
+    ttl = 60
+
+    async def fetch(self, n: int) -> float:
+        return n / 2
+
+
+def test_a_refresh_in_an_event_loop_leaves_its_record_from_a_thread(
+    settings: Any, database_cache: Any
+) -> None:
+    # DatabaseCache refuses to be used in the loop's own thread.
+    settings.ASYNC_CACHE = {"CACHE": "database", "DISPATCHER": "immediate"}
+
+    async def read() -> float:
+        value = await Halves().aget(7)
+        # What was handed to the loop's threads ends before the loop does.
+        await asyncio.get_running_loop().shutdown_default_executor()
+        return value
+
+    assert asyncio.run(read()) == 3.5
+    found = fetch(f"{__name__}.Halves", cached=True)
+    assert found is not None
+    assert found.success is True
 
 
 def test_their_number_is_bounded(settings: Any) -> None:
