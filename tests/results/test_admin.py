@@ -239,10 +239,10 @@ def test_a_broker_that_is_down_is_told(staff: Any, task: Any, settings: Any) -> 
     fill("going", name=task.name, state="STARTED")
     client = staff("view_taskresult", "terminate_taskresult")
     conf: Any = current_app.conf
-    before = conf.broker_write_url
     conf.broker_write_url = "redis://127.0.0.1:1/0"
     try:
         page = act(client, "terminate", "going").content.decode()
     finally:
-        conf.broker_write_url = before
+        # Set back to what it was, it would hide the broker of later tests.
+        conf.changes.pop("broker_write_url")
     assert "The broker does not answer" in page
