@@ -38,7 +38,8 @@ from async_cache.many import (
 from async_cache.reading import Raws, judge, special, too_stale, unusual, wish
 
 if TYPE_CHECKING:
-    from async_cache.targets import Address, Runtime
+    from async_cache.addresses import Address
+    from async_cache.targets import Runtime
 
 __all__ = ["aget", "aget_many"]
 

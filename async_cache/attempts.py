@@ -13,7 +13,8 @@ from async_cache.policy import Decision, Failure, age
 from async_cache.stores.base import Claimed, Outcome
 
 if TYPE_CHECKING:
-    from async_cache.targets import Address, Runtime
+    from async_cache.addresses import Address
+    from async_cache.targets import Runtime
 
 __all__ = ["NO_ENTRY", "Attempt", "Purpose", "State", "new_token", "settles", "unavailable"]
 

@@ -20,9 +20,10 @@ from async_cache.exceptions import EntryRejected, FetchUnavailable, RecursiveFet
 from async_cache.refresh import fetch_directly, obtain
 
 if TYPE_CHECKING:
+    from async_cache.addresses import Address
     from async_cache.effects import Steps
     from async_cache.flights import Flight
-    from async_cache.targets import Address, Runtime
+    from async_cache.targets import Runtime
 
 __all__ = [
     "Answered",

@@ -20,8 +20,9 @@ from async_cache.reading import Judged, Raws, judge, special, too_stale, unusual
 from async_cache.refresh import obtain
 
 if TYPE_CHECKING:
+    from async_cache.addresses import Address
     from async_cache.flights import Flight
-    from async_cache.targets import Address, Runtime
+    from async_cache.targets import Runtime
 
 __all__ = [
     "Sorted",

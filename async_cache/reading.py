@@ -24,7 +24,8 @@ from async_cache.serializers import load_value
 from async_cache.serializers.negatives import load_negative
 
 if TYPE_CHECKING:
-    from async_cache.targets import Address, Runtime
+    from async_cache.addresses import Address
+    from async_cache.targets import Runtime
 
 __all__ = [
     "Judged",

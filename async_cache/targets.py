@@ -1,9 +1,8 @@
-"""What a refresh is about: a job made ready for use (`Runtime`) and one call of it (`Address`)."""
+"""A job made ready for use: its options resolved, its store, its keys and addresses."""
 
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -12,37 +11,32 @@ from django.core.cache import caches
 from django.core.cache.backends.base import default_key_func
 
 from async_cache import conf, vary
+from async_cache.addresses import Address
 from async_cache.conf import get_settings
 from async_cache.context import FetchContext
 from async_cache.dispatchers import get_dispatcher
 from async_cache.entry import (
-    BORN_STALE,
     MISSING,
     NEGATIVE,
     Header,
-    Opener,
-    new_entry_id,
-    new_header,
     open_entry,
-    seal,
 )
-from async_cache.exceptions import EntryRejected, UnstorableValue
+from async_cache.exceptions import EntryRejected
 from async_cache.keys import (
     Call,
     CallSignature,
     Keyspace,
     call_digest,
     canonical,
-    detached,
     tag_epoch,
     tag_stamp,
 )
 from async_cache.messages import RefreshItem, RefreshMessage
-from async_cache.policy import RefreshPolicy, expiry
+from async_cache.policy import RefreshPolicy
 from async_cache.resolution import resolve_options
 from async_cache.secret_keys import get_ring
-from async_cache.serializers import dump_value, get_serializer, load_value
-from async_cache.serializers.negatives import dump_negative, load_negative
+from async_cache.serializers import get_serializer, load_value
+from async_cache.serializers.negatives import load_negative
 from async_cache.signals import announce, entry_rejected
 from async_cache.stores.base import Claim, Phase
 from async_cache.stores.registry import get_async_store, get_store
@@ -52,10 +46,9 @@ if TYPE_CHECKING:
 
     from async_cache.attempts import Attempt
     from async_cache.dispatchers.base import Dispatcher
-    from async_cache.fetching import Fetched
     from async_cache.stores.base import AsyncStore, Handle, Store
 
-__all__ = ["MAX_ADDRESSES", "QUEUED_GRACE", "Address", "Runtime"]
+__all__ = ["MAX_ADDRESSES", "QUEUED_GRACE", "Runtime"]
 
 MAX_ADDRESSES: Final = 4096
 """Addresses that a job keeps ready in each process; past it the older half is dropped."""
@@ -65,83 +58,6 @@ QUEUED_GRACE: Final = 10.0
 
 _CHUNK: Final = 100
 _SIMPLE: Final = frozenset({str, int})
-
-
-class Address:
-    """Where one call of a job lives: its keys and what is prepared to read them.
-
-    Attributes:
-        call: The bound arguments.
-        digest: What names the call within the job.
-        context: What the job varies by, as it was at the ``get``.
-        entry, lease, trace, failure, hard, soft: Cache keys.
-        place: The entry's key as the alias's key function makes it, tenant included.
-        static_tags: Tags known before the fetch.
-        tags: Tags of the entry last seen; they may include some that the fetch decided.
-        meta: The part of that entry's header that names them, so that a hit need not decode it.
-        handle: Prepared read of the entry, its stamps and its tags' stamps.
-        opener: Opens the entry's seal.
-    """
-
-    __slots__ = (
-        "_runtime",
-        "call",
-        "context",
-        "digest",
-        "entry",
-        "failure",
-        "handle",
-        "hard",
-        "lease",
-        "meta",
-        "opener",
-        "place",
-        "soft",
-        "static_tags",
-        "tags",
-        "trace",
-    )
-
-    def __init__(self, runtime: Runtime, call: Call, digest: str, context: vary.Context) -> None:
-        keys = runtime.keyspace
-        self._runtime = runtime
-        self.call = detached(call)
-        self.digest = digest
-        self.context = context
-        self.entry = keys.entry(digest)
-        self.lease = keys.lease(digest)
-        self.trace = keys.trace(digest)
-        self.failure = keys.failure(digest)
-        self.hard = keys.hard_stamp(digest)
-        self.soft = keys.soft_stamp(digest)
-        self.static_tags = runtime.tags_of(call)
-        self.place = runtime.sealed_key(self.entry)
-        self.opener: Opener = runtime.ring.opener(self.place)
-        self.tags: tuple[str, ...] = ()
-        self.handle: Handle = None
-        self.learn(self.static_tags)
-
-    def learn(self, tags: tuple[str, ...], meta: bytes = b"") -> None:
-        """Remember the tags whose stamps the next read must bring, and the bytes that name them."""
-        self.meta = meta
-        if self.handle is None or tags != self.tags:
-            self.handle = self._runtime.store.prepare([self.entry, *self.stamp_names(tags)])
-            self.tags = tags
-
-    def stamp_names(self, tags: Sequence[str]) -> list[str]:
-        """Return the keys of the stamps that an entry with these tags records, in its order."""
-        runtime = self._runtime
-        return [runtime.job_stamp, self.hard, self.soft, *map(runtime.tag_stamp, tags)]
-
-    @property
-    def hard_stamps(self) -> tuple[str, str]:
-        """The stamps that delete: the job's and the key's."""
-        return self._runtime.job_stamp, self.hard
-
-    @property
-    def scopes(self) -> list[str]:
-        """Every stamp that an invalidation of this call may renew."""
-        return self.stamp_names(self.tags)
 
 
 class Runtime:
@@ -392,52 +308,6 @@ class Runtime:
             key=address.digest,
             reason=str(error),
         )
-
-    def compose(
-        self, attempt: Attempt, got: Fetched, stamps: bytes, tags: tuple[str, ...]
-    ) -> tuple[bytes, float]:
-        """Return the sealed entry of what was fetched, and for how many seconds to keep it.
-
-        Raises:
-            UnstorableValue: It cannot be serialized, or is larger than ``MAX_VALUE_SIZE``.
-        """
-        policy = self.policy
-        context = got.context
-        flags = BORN_STALE if attempt.born_stale else 0
-        if got.error is not None:
-            flags |= NEGATIVE
-            fresh_until = dead_at = got.started + policy.negative_ttl
-        else:
-            ttl = (
-                self.ttl_of(attempt.value)
-                if context is None
-                else context.ttl_or(self.ttl_of(attempt.value))
-            )
-            cut = random.random() * policy.jitter if policy.jitter else 0.0
-            fresh_until, dead_at = expiry(got.started, ttl, policy.grace, cut, policy.max_lifetime)
-        if got.error is not None:
-            packed = dump_negative(got.error, limit=self.max_value_size)
-        else:
-            try:
-                packed = dump_value(attempt.value, self.serializer, limit=self.max_value_size)
-            except UnstorableValue as error:
-                raise UnstorableValue(f"{self.name}: {error}") from error
-        header = new_header(
-            entry_id=new_entry_id(),
-            codec=packed.codec,
-            flags=flags | packed.flags,
-            fetch_started=got.started,
-            fresh_until=fresh_until,
-            dead_at=dead_at,
-            fetch_seconds=got.seconds,
-            stamps=stamps,
-            tags=tags,
-            etag=context.etag if context else None,
-            last_modified=context.last_modified if context else None,
-            codec_name=packed.codec_name,
-        )
-        entry = seal(header, packed.data, self.sealed_key(attempt.address.entry), self.ring)
-        return entry, dead_at - got.started
 
     def ttl_of(self, value: Any) -> float | None:
         """Return how long a value is fresh, in seconds."""

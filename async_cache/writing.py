@@ -14,10 +14,12 @@ from async_cache.entry import new_stamp
 from async_cache.exceptions import StoreUnavailable
 from async_cache.fetching import Fetched
 from async_cache.policy import next_failure
+from async_cache.sealing import sealed
 from async_cache.stores.base import Commit, Outcome
 
 if TYPE_CHECKING:
-    from async_cache.targets import Address, Runtime
+    from async_cache.addresses import Address
+    from async_cache.targets import Runtime
 
 __all__ = ["commit_all", "compose", "ensure_stamps", "record_failures", "release", "store_value"]
 
@@ -42,7 +44,7 @@ def compose(runtime: Runtime, attempt: Attempt, got: Fetched) -> Steps[tuple[Com
         (epoch,) = yield Io(runtime, "read", runtime.epoch_handle)
         attempt.born_stale = epoch != claimed.values[2]
         address.learn(tags)
-    entry, life = runtime.compose(attempt, got, b"".join(stamps), tags)
+    entry, life = sealed(runtime, attempt, got, b"".join(stamps), tags)
     attempt.raw = entry
     hard = list(zip(address.hard_stamps, claimed.stamps[:2], strict=True))
     commit = Commit(
@@ -147,7 +149,7 @@ def store_value(runtime: Runtime, address: Address, value: Any) -> Steps[Outcome
     attempt = Attempt(address, b"")
     attempt.state, attempt.value = State.FETCHED, value
     stamps = b"".join((found[0], hard, soft, *found[1:]))
-    entry, life = runtime.compose(attempt, got, stamps, tags)
+    entry, life = sealed(runtime, attempt, got, stamps, tags)
     commit = Commit(
         lease=None,
         token=b"",

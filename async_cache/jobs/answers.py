@@ -13,7 +13,8 @@ from async_cache.leases import Lease, Phase, task_id
 from async_cache.policy import Decision, Failure, age, decide
 
 if TYPE_CHECKING:
-    from async_cache.targets import Address, Runtime
+    from async_cache.addresses import Address
+    from async_cache.targets import Runtime
 
 __all__ = ["Explanation", "RefreshHandle", "explain"]
 

@@ -33,7 +33,8 @@ from async_cache.signals import error_name, logger
 from async_cache.writing import store_value
 
 if TYPE_CHECKING:
-    from async_cache.targets import Address, Runtime
+    from async_cache.addresses import Address
+    from async_cache.targets import Runtime
 
 __all__ = ["AsyncCacheJob"]
 

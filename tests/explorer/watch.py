@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from async_cache.addresses import Address
 from async_cache.entry import NEGATIVE, Header, Status
 from async_cache.policy import Decision, decide
 from async_cache.stores.base import Commit, Level, Outcome, Phase
-from async_cache.targets import Address, Runtime
+from async_cache.targets import Runtime
 from tests.explorer.stores import AtomicStore, SwitchingStore
 from tests.explorer.world import World
 

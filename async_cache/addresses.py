@@ -1,0 +1,93 @@
+"""Where one call of a job lives: its keys, and what is prepared to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from async_cache import vary
+from async_cache.keyring import Opener
+from async_cache.keys import Call, detached
+
+if TYPE_CHECKING:
+    from async_cache.stores.base import Handle
+    from async_cache.targets import Runtime
+
+__all__ = ["Address"]
+
+
+class Address:
+    """Where one call of a job lives: its keys and what is prepared to read them.
+
+    Attributes:
+        call: The bound arguments.
+        digest: What names the call within the job.
+        context: What the job varies by, as it was at the ``get``.
+        entry, lease, trace, failure, hard, soft: Cache keys.
+        place: The entry's key as the alias's key function makes it, tenant included.
+        static_tags: Tags known before the fetch.
+        tags: Tags of the entry last seen; they may include some that the fetch decided.
+        meta: The part of that entry's header that names them, so that a hit need not decode it.
+        handle: Prepared read of the entry, its stamps and its tags' stamps.
+        opener: Opens the entry's seal.
+    """
+
+    __slots__ = (
+        "_runtime",
+        "call",
+        "context",
+        "digest",
+        "entry",
+        "failure",
+        "handle",
+        "hard",
+        "lease",
+        "meta",
+        "opener",
+        "place",
+        "soft",
+        "static_tags",
+        "tags",
+        "trace",
+    )
+
+    def __init__(self, runtime: Runtime, call: Call, digest: str, context: vary.Context) -> None:
+        keys = runtime.keyspace
+        self._runtime = runtime
+        self.call = detached(call)
+        self.digest = digest
+        self.context = context
+        self.entry = keys.entry(digest)
+        self.lease = keys.lease(digest)
+        self.trace = keys.trace(digest)
+        self.failure = keys.failure(digest)
+        self.hard = keys.hard_stamp(digest)
+        self.soft = keys.soft_stamp(digest)
+        self.static_tags = runtime.tags_of(call)
+        self.place = runtime.sealed_key(self.entry)
+        self.opener: Opener = runtime.ring.opener(self.place)
+        self.tags: tuple[str, ...] = ()
+        self.handle: Handle = None
+        self.learn(self.static_tags)
+
+    def learn(self, tags: tuple[str, ...], meta: bytes = b"") -> None:
+        """Remember the tags whose stamps the next read must bring, and the bytes that name them."""
+        self.meta = meta
+        if self.handle is None or tags != self.tags:
+            self.handle = self._runtime.store.prepare([self.entry, *self.stamp_names(tags)])
+            self.tags = tags
+
+    def stamp_names(self, tags: Sequence[str]) -> list[str]:
+        """Return the keys of the stamps that an entry with these tags records, in its order."""
+        runtime = self._runtime
+        return [runtime.job_stamp, self.hard, self.soft, *map(runtime.tag_stamp, tags)]
+
+    @property
+    def hard_stamps(self) -> tuple[str, str]:
+        """The stamps that delete: the job's and the key's."""
+        return self._runtime.job_stamp, self.hard
+
+    @property
+    def scopes(self) -> list[str]:
+        """Every stamp that an invalidation of this call may renew."""
+        return self.stamp_names(self.tags)
