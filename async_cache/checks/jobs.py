@@ -43,9 +43,7 @@ def _check_attributes(jobs: Mapping[str, type]) -> list[checks.CheckMessage]:
             meant = _meant(attribute)
             if meant is not None:
                 message = f'The job "{name}" has an attribute {attribute!r}, which is no option.'
-                hint = (
-                    f"Did you mean {meant!r}? If it is yours, name it less like an option."
-                )
+                hint = f"Did you mean {meant!r}? If it is yours, name it less like an option."
                 found.append(checks.Warning(message, hint=hint, id="async_cache.W014"))
     return found
 
