@@ -15,6 +15,7 @@ from async_cache.results.layers import get_cache_layer
 from async_cache.results.records import Record
 
 WRITERS, EACH = 4, 250
+GROUP = "filled by processes"
 
 
 def write(number: int, alias: str) -> None:
@@ -22,7 +23,7 @@ def write(number: int, alias: str) -> None:
     layer = get_cache_layer(alias)
     for i in range(EACH):
         record = Record(
-            f"{number}-{i}", state="FAILURE" if i % 5 == 0 else "SUCCESS", group="g",
+            f"{number}-{i}", state="FAILURE" if i % 5 == 0 else "SUCCESS", group=GROUP,
             sequence=number * EACH + i,
         )  # fmt: skip
         assert layer.save(record)
@@ -52,9 +53,9 @@ def test_no_member_is_lost(alias: str, request: pytest.FixtureRequest) -> None:
     ]
     assert [writer.wait(120) for writer in writers] == [0] * WRITERS
     layer, n = get_cache_layer(alias), WRITERS * EACH
-    assert layer.count("g") == (n * 4 // 5, n // 5)
-    assert [record.sequence for record in layer.group("g")] == list(range(n))
-    assert layer.delete_group("g") == n
+    assert layer.count(GROUP) == (n * 4 // 5, n // 5)
+    assert [record.sequence for record in layer.group(GROUP)] == list(range(n))
+    assert layer.delete_group(GROUP) == n
 
 
 if __name__ == "__main__":
