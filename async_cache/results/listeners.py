@@ -1,13 +1,16 @@
 """Every refresh of the core leaves a record in the cache, found by the name of its job.
 
-The records are slots used in turn: their number is bounded by the setting ``REFRESHES``, their age
-by ``EXPIRES``. A record tells how the refresh ended, never its value or an error's message.
+The records are slots, which each process uses in turn: their number is bounded by the setting
+``REFRESHES``, their age by ``EXPIRES``. A record tells how the refresh ended, never its value or an
+error's message.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import os
 from functools import partial
 from typing import Any, Final
 
@@ -23,6 +26,17 @@ __all__ = ["connect", "disconnect"]
 
 _SLOTS: Final = "async_cache.refreshes"
 _UID: Final = "async_cache.results.listeners"
+
+_turns = itertools.count(int.from_bytes(os.urandom(4)))
+
+
+def _start_elsewhere() -> None:
+    """Have the children of a worker not write over each other's slots, one after the other."""
+    global _turns
+    _turns = itertools.count(int.from_bytes(os.urandom(4)))
+
+
+threads.after_fork(_start_elsewhere)
 
 
 def _on_committed(
@@ -61,7 +75,7 @@ def _keep(job: str, state: str, seconds: float, value: bytes, meta: dict[str, An
     if not slots:
         return
     layer = get_cache_layer()
-    task_id = f"{_SLOTS}.{layer.reserve(_SLOTS) % slots}"
+    task_id = f"{_SLOTS}.{next(_turns) % slots}"
     finished = clock.now()
     # What the slot held is another refresh, and may be of higher rank.
     layer.forget(task_id)
