@@ -296,7 +296,7 @@ def test_shared_containers_do_not_take_for_ever() -> None:
 
 
 def test_modules_of_keys_import_neither_django_nor_celery() -> None:
-    for name in ("canonical", "keys"):
+    for name in ("scalars", "canonical", "keys"):
         tree = ast.parse((ROOT / "async_cache" / f"{name}.py").read_text())
         imported = {
             module
@@ -311,7 +311,7 @@ def test_modules_of_keys_import_neither_django_nor_celery() -> None:
         }
         assert not {m for m in imported if m.split(".")[0] in ("django", "celery")}
         ours = {m for m in imported if m.startswith("async_cache")}
-        assert ours <= {"async_cache.canonical", "async_cache.exceptions"}
+        assert ours <= {f"async_cache.{below}" for below in ("canonical", "exceptions", "scalars")}
 
 
 # Calls

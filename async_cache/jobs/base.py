@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 
-from async_cache import (
-    areading,
-    cold,
-    conf,
-    invalidation,
-    many,
-    publisher,
-    reading,
-    transactions,
-    vary,
-)
+from async_cache import areading, cold, conf, many, publisher, reading
 from async_cache.attempts import NO_ENTRY, new_token
 from async_cache.dispatchers.base import RefreshRequest
 from async_cache.effects import arun, run
 from async_cache.entry import Missing, Status, open_entry
-from async_cache.exceptions import EntryRejected, StoreUnavailable
-from async_cache.invalidation import Change
+from async_cache.exceptions import EntryRejected
+from async_cache.jobs import changes
 from async_cache.jobs.answers import Explanation, RefreshHandle, explain
 from async_cache.jobs.meta import JobType
 from async_cache.keys import Call
 from async_cache.leases import task_id
-from async_cache.signals import error_name, logger
-from async_cache.writing import store_value
 
 if TYPE_CHECKING:
     from async_cache.addresses import Address
@@ -234,30 +221,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
             UnstorableValue: It cannot be stored.
             StoreUnavailable: The cache does not answer.
         """
-        runtime, address = self._target(args, kwargs)
-        transaction = transactions.current()
-        if transaction is None or not transaction.hooks:
-            run(store_value(runtime, address, value))
-            return
-        data = runtime.serializer.dumps(value, runtime.max_value_size)
-        if not transaction.on_commit(partial(self._set_after_commit, runtime, address, data)):
-            raise StoreUnavailable(
-                f"{self.job_name}: the value cannot be stored with this transaction, which is over "
-                "or has too many hooks. Call set() after it."
-            )
-        transactions.hold(address.entry, data, address.scopes)
-
-    @staticmethod
-    def _set_after_commit(runtime: Runtime, address: Address, data: bytes) -> None:
-        # The transaction is committed: an exception could undo nothing.
-        try:
-            run(store_value(runtime, address, runtime.serializer.loads(data)))
-        except StoreUnavailable as error:
-            logger.warning(
-                "A value of %s was set in a transaction, and the cache did not take it: %s.",
-                runtime.name,
-                error_name(error),
-            )
+        changes.set_value(*self._target(args, kwargs), value)
 
     async def aset(self, value: V, /, *args: Any, **kwargs: Any) -> None:
         """Do what `set` does without blocking the event loop."""
@@ -269,8 +233,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
         Raises:
             StoreUnavailable: The cache did not take it; it holds in this process and is retried.
         """
-        runtime, address = self._target(args, kwargs)
-        self._change(runtime, address, (address.soft,), (address.failure,), hard=False)
+        changes.invalidate(*self._target(args, kwargs))
 
     async def ainvalidate(self, *args: Any, **kwargs: Any) -> None:
         """Do what `invalidate` does without blocking the event loop."""
@@ -282,8 +245,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
         Raises:
             StoreUnavailable: The cache did not take it; it holds in this process and is retried.
         """
-        runtime, address = self._target(args, kwargs)
-        self._change(runtime, address, (address.hard,), (address.entry, address.failure), hard=True)
+        changes.delete(*self._target(args, kwargs))
 
     async def adelete(self, *args: Any, **kwargs: Any) -> None:
         """Do what `delete` does without blocking the event loop."""
@@ -295,20 +257,7 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
         Raises:
             StoreUnavailable: The cache did not take it; it holds in this process and is retried.
         """
-        runtime = self._runtime
-        removes = (runtime.members,) if runtime.members else ()
-        invalidation.request(
-            Change(
-                runtime.alias,
-                (runtime.job_stamp,),
-                removes,
-                hard=True,
-                scope="job",
-                sender=runtime.job_class,
-                job=runtime.name,
-                context=vary.read(runtime.vary),
-            )
-        )
+        changes.clear(self._runtime)
 
     async def aclear(self) -> None:
         """Do what `clear` does without blocking the event loop."""
@@ -366,29 +315,6 @@ class AsyncCacheJob(Generic[V], metaclass=JobType):
             return open_entry(raw, address.opener).entry_id
         except EntryRejected:
             return NO_ENTRY  # to be replaced whatever it is
-
-    @staticmethod
-    def _change(
-        runtime: Runtime,
-        address: Address,
-        stamps: tuple[str, ...],
-        removes: tuple[str, ...],
-        *,
-        hard: bool,
-    ) -> None:
-        invalidation.request(
-            Change(
-                runtime.alias,
-                stamps,
-                removes,
-                hard=hard,
-                scope="key",
-                sender=runtime.job_class,
-                job=runtime.name,
-                key=address.digest,
-                context=address.context,
-            )
-        )
 
     @staticmethod
     async def _hop(call: Any, /, *args: Any, **kwargs: Any) -> Any:
