@@ -99,22 +99,8 @@ class Runtime:
         self._ttl = options["ttl"]
         self._tags = options["tags"]
         self.serializer = get_serializer(options["serializer"])
-        early = options["early"]
-        window = early.total_seconds() if hasattr(early, "total_seconds") else 0.0
-        wait = options["wait"]
-        self.policy = RefreshPolicy(
-            ttl=None if callable(self._ttl) else self._ttl,
-            grace=options["grace"],
-            max_stale=options["max_stale"],
-            wait=options["fetch_timeout"] if wait is None else wait,
-            fetch_timeout=options["fetch_timeout"],
-            lease=options["lease"],
-            negative_ttl=options["negative_ttl"],
-            jitter=options["jitter"],
-            early=0.0 if window else early,
-            early_window=window,
-            max_lifetime=settings.max_lifetime,
-        )
+        ttl = None if callable(self._ttl) else self._ttl
+        self.policy = _policy(options, ttl, settings.max_lifetime)
         self.signature = CallSignature(self.name, job.fetch)  # bound: it may be a staticmethod
         self.asks_context = self.signature.wants_ctx
         self.fetches_async = inspect.iscoroutinefunction(job.fetch)
@@ -341,6 +327,24 @@ class Runtime:
             key=attempt.address.digest,
             **payload,
         )
+
+
+def _policy(options: Mapping[str, Any], ttl: float | None, max_lifetime: float) -> RefreshPolicy:
+    early, wait = options["early"], options["wait"]
+    window = early.total_seconds() if hasattr(early, "total_seconds") else 0.0
+    return RefreshPolicy(
+        ttl=ttl,
+        grace=options["grace"],
+        max_stale=options["max_stale"],
+        wait=options["fetch_timeout"] if wait is None else wait,
+        fetch_timeout=options["fetch_timeout"],
+        lease=options["lease"],
+        negative_ttl=options["negative_ttl"],
+        jitter=options["jitter"],
+        early=0.0 if window else early,
+        early_window=window,
+        max_lifetime=max_lifetime,
+    )
 
 
 def _bounded(kept: dict[Any, Address]) -> dict[Any, Address]:
