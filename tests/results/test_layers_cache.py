@@ -12,7 +12,8 @@ from async_cache.exceptions import StoreUnavailable
 from async_cache.results.layers import get_cache_layer
 from async_cache.results.layers.cache import CacheLayer
 from async_cache.results.layers.versions import NOWHERE
-from async_cache.results.records import NO_RECORD, Outcome, Record, dump_record
+from async_cache.results.records import NO_RECORD, Outcome, Record
+from async_cache.results.sealed import dump_record
 from async_cache.stores.django import DjangoStore
 from async_cache.testing import freeze
 from tests.results.test_layers import failure, ids, stored, success

@@ -22,14 +22,12 @@ from async_cache.results.records import (
     SUCCESS_RANK,
     Outcome,
     Record,
-    dump_record,
     in_call_order,
-    load_record,
     merge,
     outcome_of,
     rank,
-    rank_in,
 )
+from async_cache.results.sealed import dump_record, load_record, rank_in
 
 OPENER = KeyRing(["secret"]).opener("results")
 TEXTS = st.text(max_size=20)

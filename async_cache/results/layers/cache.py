@@ -24,10 +24,10 @@ from async_cache.results.records import (
     NoRecord,
     Outcome,
     Record,
-    dump_record,
     in_call_order,
     merge,
 )
+from async_cache.results.sealed import dump_record
 
 __all__ = ["CacheLayer"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from async_cache.keyring import Opener
 from async_cache.results.exceptions import RecordRejected
-from async_cache.results.records import NO_RECORD, NoRecord, Record, load_record
+from async_cache.results.records import NO_RECORD, NoRecord, Record
+from async_cache.results.sealed import load_record
 from async_cache.signals import announce, entry_rejected
 
 __all__ = ["opened"]

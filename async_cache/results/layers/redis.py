@@ -25,10 +25,10 @@ from async_cache.results.records import (
     NO_RECORD,
     NoRecord,
     Record,
-    dump_record,
     in_call_order,
     merge,
 )
+from async_cache.results.sealed import dump_record
 from async_cache.stores.exchanges import Exchange
 from async_cache.stores.redis import RedisStore
 from async_cache.stores.registry import get_store

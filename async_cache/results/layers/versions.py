@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 
-from async_cache.results.records import Outcome, outcome_of, rank_in
+from async_cache.results.records import Outcome, outcome_of
+from async_cache.results.sealed import rank_in
 from async_cache.stores.django import DjangoStore
 from async_cache.stores.registry import get_store
 

@@ -1,33 +1,22 @@
-"""The managers of the result models, with the names that django-celery-results gives them."""
+"""The manager of the results of tasks."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from datetime import datetime
+from typing import Any, Final, TypedDict, TypeVar, Unpack
 
-from django.core.exceptions import ObjectDoesNotExist
-from django.db import DatabaseError, connections, models, router
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db import models
 
 from async_cache.exceptions import UnstorableValue
-from async_cache.hooks import in_transaction
-from async_cache.results.apart import run_apart, settle
-from async_cache.results.isolation import TxIsolationWarning, isolation_level
-from async_cache.results.purging import delete_batches
+from async_cache.results.apart import run_apart
+from async_cache.results.managers.base import ResultManager
 from async_cache.results.records import READY_STATES, rank
 from async_cache.results.retrying import transaction_retry
-from async_cache.results.upsert import Rules, upsert, upsert_many
-from async_cache.results.utils import as_timedelta, now
+from async_cache.results.upsert import Rules, upsert_many
+from async_cache.results.utils import now
 
-__all__ = [
-    "GroupResultManager",
-    "ResultManager",
-    "TaskResultManager",
-    "TxIsolationWarning",
-    "transaction_retry",
-]
+__all__ = ["TASK_RULES", "Details", "TaskResultManager"]
 
 M = TypeVar("M", bound=models.Model)
 
@@ -50,78 +39,41 @@ TASK_RULES: Final = Rules(
     ),
     latest=frozenset({"date_done"}),
 )
-GROUP_RULES: Final = Rules(
-    key="group_id", first=frozenset({"date_created"}), latest=frozenset({"date_done"})
-)
-
 # Large, and known to the caller: the answer to a write does not send them back.
 _LARGE: Final = frozenset({"result", "traceback", "meta"})
 
 
-class ResultManager(models.Manager[M]):
-    """What the managers of task and group results have in common."""
+class Details(TypedDict, total=False):
+    """What `TaskResultManager.store_result` may be told besides.
 
-    _last_id: str | None = None
+    Attributes:
+        group: The result group it belongs to.
+        sequence: Its place in the group.
+        retries: Attempts before this one.
+        date_created: When the task was made; now unless given.
+        date_queued: When it was sent.
+        date_started: When this attempt began.
+        date_finished: When it ended; now for a state that is an end, unless given.
+    """
 
-    def connection_for_read(self) -> BaseDatabaseWrapper:
-        """Return the connection that queries of this manager read from."""
-        return connections[self.db]
+    group: str | None
+    sequence: int | None
+    retries: int
+    date_created: datetime | None
+    date_queued: datetime | None
+    date_started: datetime | None
+    date_finished: datetime | None
 
-    def connection_for_write(self) -> BaseDatabaseWrapper:
-        """Return the connection that this manager writes to."""
-        return connections[self._db or router.db_for_write(self.model)]
 
-    def current_engine(self) -> str:
-        """Return the dotted path of the database backend that is read from."""
-        return str(self.connection_for_read().settings_dict["ENGINE"])
-
-    def warn_if_repeatable_read(self) -> None:
-        """Warn when one transaction would keep showing the rows of its first query.
-
-        Asks the database: one small query on PostgreSQL, MySQL and MariaDB, none elsewhere.
-        """
-        connection = self.connection_for_read()
-        level = isolation_level(connection)
-        if level in {"repeatable read", "serializable"}:
-            warnings.warn(
-                f"The database {connection.alias!r} runs transactions at {level.upper()}: a result "
-                "polled again inside one transaction never changes. Commit between polls, or set "
-                "the isolation level to READ COMMITTED.",
-                TxIsolationWarning,
-                stacklevel=2,
-            )
-
-    def get_all_expired(self, expires: timedelta | float | None) -> models.QuerySet[M]:
-        """Return the rows that were last saved longer ago than ``expires``; None is never."""
-        if expires is None:
-            return self.none()
-        return self.filter(date_done__lt=now() - as_timedelta(expires))
-
-    def delete_expired(self, expires: timedelta | float | None) -> int:
-        """Delete the rows that were last saved longer ago than ``expires``, in batches.
-
-        Returns:
-            How many.
-        """
-        if expires is None:
-            return 0
-        alias = self.connection_for_write().alias
-        before = now() - as_timedelta(expires)
-        return delete_batches(self.model, alias, models.Q(), before).deleted
-
-    def _find(self, **key: str) -> M:
-        """Return the row of a key, or an unsaved instance of it."""
-        connection = self.connection_for_read()
-        inside = in_transaction(connection)
-        settle(connection.alias)
-        try:
-            return self.get(**key)
-        except ObjectDoesNotExist:
-            (value,) = key.values()
-            if inside and self._last_id == value:
-                self.warn_if_repeatable_read()
-            self._last_id = value
-            return self.model(**key)
+_DETAILS: Final = Details(
+    group=None,
+    sequence=None,
+    retries=0,
+    date_created=None,
+    date_queued=None,
+    date_started=None,
+    date_finished=None,
+)
 
 
 class TaskResultManager(ResultManager[M]):
@@ -152,14 +104,8 @@ class TaskResultManager(ResultManager[M]):
         worker: str | None = None,
         using: str | None = None,
         *,
-        group: str | None = None,
-        sequence: int | None = None,
-        retries: int = 0,
-        date_created: datetime | None = None,
-        date_queued: datetime | None = None,
-        date_started: datetime | None = None,
-        date_finished: datetime | None = None,
         exception_retry_count: int = 2,
+        **details: Unpack[Details],
     ) -> M:
         """Store the state and the result of a task, unless a later state is stored already.
 
@@ -181,14 +127,8 @@ class TaskResultManager(ResultManager[M]):
             task_kwargs: Text of its keywords.
             worker: Who runs it.
             using: The database; else the routers decide.
-            group: The result group it belongs to.
-            sequence: Its place in the group.
-            retries: Attempts before this one.
-            date_created: When the task was made; now unless given.
-            date_queued: When it was sent.
-            date_started: When this attempt began.
-            date_finished: When it ended; now for a state that is an end, unless given.
             exception_retry_count: Further tries after a database error that can pass.
+            **details: Group, attempt and times; see `Details`.
 
         Returns:
             The stored row. When the write was refused, the one that was there before.
@@ -209,27 +149,23 @@ class TaskResultManager(ResultManager[M]):
             task_args=task_args,
             task_kwargs=task_kwargs,
             worker=worker,
-            group=group,
-            sequence=sequence,
-            retries=retries,
-            date_created=date_created,
-            date_queued=date_queued,
-            date_started=date_started,
-            date_finished=date_finished,
+            **details,
         )
         stored, known = self.store_row(row, using, exception_retry_count)
-        if stored is not None:
-            return stored
-        if not known:
-            return self.model(**row)
-        alias = using or self.connection_for_write().alias
-        found = self.using(alias).filter(task_id=task_id).first()
+        return self._row_of(row, using, known) if stored is None else stored
+
+    def _row_of(self, row: Mapping[str, Any], using: str | None, known: bool) -> M:
+        """Return what is stored in place of a row that was refused, or waits to be written."""
+        found = None
+        if known:
+            alias = using or self.connection_for_write().alias
+            found = self.using(alias).filter(task_id=row["task_id"]).first()
         return self.model(**row) if found is None else found
 
     def make_row(self, **values: Any) -> dict[str, Any]:
         """Return the fields of a row, complete: times, rank, names cut to their columns."""
         moment = now()
-        row = dict(values)
+        row: dict[str, Any] = {**_DETAILS, **values}
         row["date_created"] = row.get("date_created") or moment
         row["date_done"] = moment
         if row["status"] not in READY_STATES:
@@ -313,51 +249,3 @@ class TaskResultManager(ResultManager[M]):
                 "a shorter one, or set DJANGO_CELERY_RESULTS_TASK_ID_MAX_LENGTH and run "
                 "`manage.py async_cache resize_task_id`."
             )
-
-
-class GroupResultManager(ResultManager[M]):
-    """The manager of `GroupResult`."""
-
-    @transaction_retry(max_retries=1)
-    def get_group(self, group_id: str) -> M:
-        """Return the result of a group; an unsaved instance when there is none."""
-        return self._find(group_id=group_id)
-
-    def store_group_result(
-        self,
-        content_type: str,
-        content_encoding: str,
-        group_id: str,
-        result: str | None,
-        using: str | None = None,
-        *,
-        exception_retry_count: int = 2,
-    ) -> M:
-        """Store what a group consists of; survives the rollback of the caller's transaction.
-
-        Returns:
-            The stored row.
-        """
-        moment = now()
-        row = {
-            "group_id": group_id,
-            "result": result,
-            "content_type": content_type,
-            "content_encoding": content_encoding,
-            "date_created": moment,
-            "date_done": moment,
-        }
-        alias = using or self.connection_for_write().alias
-        answer = run_apart(
-            alias,
-            lambda: self._upsert(row, using=alias, exception_retry_count=exception_retry_count),
-        )
-        return self.model(**row) if answer is None else answer
-
-    @transaction_retry(max_retries=2)
-    def _upsert(self, row: Mapping[str, Any], *, using: str) -> M:
-        names = [field.attname for field in self.model._meta.concrete_fields]
-        values = upsert(self.model, using, GROUP_RULES, row, names)
-        if values is None:
-            raise DatabaseError("The database told nothing of the row it wrote.")
-        return self.model.from_db(using, names, values)

@@ -1,7 +1,4 @@
-"""Rows of task and group results, and of chords.
-
-`TaskMeta` and `TaskSetMeta` are the same rows under the names that djcelery gave them.
-"""
+"""Rows of task results."""
 
 from __future__ import annotations
 
@@ -10,15 +7,12 @@ from typing import Any, ClassVar, Final
 from django.db import models
 from django.utils import timezone
 
-from async_cache.results import codec
-from async_cache.results.counters import ChordCounterManager, GroupSequenceManager
-from async_cache.results.managers import GroupResultManager, TaskResultManager
+from async_cache.results.managers import TaskResultManager
 from async_cache.results.records import (
     FAILURE,
     PENDING,
     READY_STATES,
     RETRY,
-    REVOKED,
     STATES,
     SUCCESS,
     Record,
@@ -34,13 +28,7 @@ __all__ = [
     "TASK_STATUS_FAILURE",
     "TASK_STATUS_PENDING",
     "TASK_STATUS_RETRY",
-    "ChordCounter",
-    "ChordPart",
-    "GroupResult",
-    "GroupSequence",
-    "TaskMeta",
     "TaskResult",
-    "TaskSetMeta",
 ]
 
 TASK_STATUS_PENDING: Final = PENDING
@@ -174,174 +162,3 @@ class TaskResult(models.Model):
     def stored_result(self) -> str | None:
         """Return the text of the column ``result``."""
         return self.result
-
-
-class GroupResult(models.Model):
-    """What a group of Celery consists of."""
-
-    group_id = IdField("group id", unique=True)
-    date_created = models.DateTimeField("created", default=timezone.now)
-    date_done = models.DateTimeField("last saved", auto_now=True)
-    content_type = models.CharField("content type", max_length=128, default="")
-    content_encoding = models.CharField("content encoding", max_length=64, default="")
-    result = models.TextField("result", null=True, default=None, editable=False)
-
-    objects = GroupResultManager["GroupResult"]()
-
-    class Meta:
-        """Order by the last save."""
-
-        ordering: ClassVar = ["-date_done"]
-        verbose_name = "group result"
-        verbose_name_plural = "group results"
-        indexes: ClassVar = [models.Index(fields=["date_done"], name="acr_group_done")]
-
-    def __str__(self) -> str:
-        return str(self.group_id)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what Celery's backends know of a group."""
-        return {"group_id": self.group_id, "result": self.result, "date_done": self.date_done}
-
-
-class GroupSequence(models.Model):
-    """How many places of a result group have been given out."""
-
-    group = IdField("group", unique=True)
-    taken = models.BigIntegerField("places given out", default=0)
-    date_done = models.DateTimeField("last saved", auto_now=True)
-
-    objects = GroupSequenceManager["GroupSequence"]()
-
-    class Meta:
-        """For the purge."""
-
-        indexes: ClassVar = [models.Index(fields=["date_done"], name="acr_sequence_done")]
-
-    def __str__(self) -> str:
-        return str(self.group)
-
-
-class ChordCounter(models.Model):
-    """How many parts the header of a chord has.
-
-    Attributes:
-        count: Parts of the header; the `ChordPart` rows are those that have ended.
-        date_called: When somebody set out to call the body.
-    """
-
-    group_id = IdField("group id", unique=True)
-    sub_tasks = models.TextField("result tuples of the header")
-    count = models.PositiveIntegerField("parts")
-    date_created = models.DateTimeField("created", default=timezone.now)
-    date_called = models.DateTimeField("body called", null=True, default=None)
-
-    objects = ChordCounterManager["ChordCounter"]()
-
-    class Meta:
-        """For the purge."""
-
-        indexes: ClassVar = [models.Index(fields=["date_created"], name="acr_chord_created")]
-
-    def __str__(self) -> str:
-        return str(self.group_id)
-
-
-class ChordPart(models.Model):
-    """One part of a chord's header that has ended: a row, so a second delivery adds nothing."""
-
-    group_id = IdField("group id")
-    task_id = IdField("task id")
-    date_created = models.DateTimeField("created", default=timezone.now)
-
-    class Meta:
-        """One row a part."""
-
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["group_id", "task_id"], name="acr_part_once")
-        ]
-        indexes: ClassVar = [models.Index(fields=["date_created"], name="acr_part_created")]
-
-    def __str__(self) -> str:
-        return f"{self.task_id} of {self.group_id}"
-
-
-class _Decoded:
-    """The column ``result`` as the value it stands for; written as text."""
-
-    def __get__(self, row: TaskMeta | None, owner: type[TaskMeta]) -> Any:
-        if row is None:
-            return self
-        if row.saving:
-            return row.stored_result()
-        record = row.to_record()
-        if record.content_type == "" and not record.value:
-            return None
-        if record.state in (FAILURE, RETRY, REVOKED):
-            return codec.decode_error(record)
-        return codec.decode_value(record)
-
-    def __set__(self, row: TaskMeta, text: str | None) -> None:
-        row.__dict__["result"] = text
-
-
-class TaskMeta(TaskResult):
-    """A task result whose ``result`` is the value, or the exception of a failed task.
-
-    What is assigned to ``result`` is the text of the column, as in `TaskResult`.
-    """
-
-    saving = False
-
-    class Meta:
-        """The rows of `TaskResult`."""
-
-        proxy = True
-
-    def stored_result(self) -> str | None:
-        """Return the text of the column ``result``."""
-        if "result" not in self.__dict__:
-            rows = TaskResult._base_manager.using(self._state.db)
-            self.__dict__["result"] = rows.values_list("result", flat=True).get(pk=self.pk)
-        text: str | None = self.__dict__["result"]
-        return text
-
-    def save_base(self, *args: Any, **kwargs: Any) -> None:
-        """Save the column as it was assigned."""
-        self.saving = True
-        try:
-            super().save_base(*args, **kwargs)
-        finally:
-            self.saving = False
-
-
-# A field's name; set afterwards, since Django gives proxies no attributes for inherited fields.
-TaskMeta.result = _Decoded()  # type: ignore[assignment]
-
-
-class TaskSetManager(GroupResultManager[GroupResult]):
-    """Lets queries name the field as djcelery did."""
-
-    def get_queryset(self) -> models.QuerySet[GroupResult]:
-        """Return the rows with ``taskset_id`` beside ``group_id``."""
-        return super().get_queryset().annotate(taskset_id=models.F("group_id"))
-
-
-class TaskSetMeta(GroupResult):
-    """A group result under djcelery's names."""
-
-    objects = TaskSetManager()  # type: ignore[assignment,misc]
-
-    class Meta:
-        """The rows of `GroupResult`."""
-
-        proxy = True
-
-    @property
-    def taskset_id(self) -> str:
-        """The group's id."""
-        return str(self.group_id)
-
-    @taskset_id.setter
-    def taskset_id(self, value: str) -> None:
-        self.group_id = value
