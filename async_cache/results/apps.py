@@ -6,7 +6,6 @@ from importlib import import_module
 
 from django.apps import AppConfig
 
-from async_cache.conf import register_section
 from async_cache.management.subcommands import register_subcommand
 from async_cache.results import checks, listeners
 from async_cache.results.conf import SECTION
@@ -24,7 +23,7 @@ class ResultsConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the settings, checks and subcommands; let refreshes leave records."""
-        register_section(SECTION)
+        SECTION.register()
         checks.register()
         listeners.connect()
         # Not before: they import the models. The first is one, a proxy.

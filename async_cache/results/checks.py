@@ -31,7 +31,7 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import router
 
 from async_cache.conf import SETTING, current_or_partial
-from async_cache.results.conf import SECTION, find_problems, inspect_section
+from async_cache.results.conf import SECTION
 from async_cache.stores.database import sqlite_loses_writes
 from async_cache.validators import suggest
 
@@ -56,7 +56,7 @@ def check_section(
         checks.Error(
             f"{problem.where}: {problem.message}.", hint=problem.hint, id="async_cache_results.E001"
         )
-        for problem in find_problems()
+        for problem in SECTION.find_problems()
     ]
 
 
@@ -65,7 +65,7 @@ def check_cache(
 ) -> list[checks.CheckMessage]:
     """Name a cache that cannot keep results, or not all of them."""
     core = current_or_partial()
-    chosen = inspect_section(core.sections.get(SECTION, {}))[0]
+    chosen = SECTION.current_or_partial()
     alias = chosen.cache or core.cache
     try:
         cache = caches[alias]
@@ -74,7 +74,7 @@ def check_cache(
             return []  # the core's own check says so
         return [
             checks.Error(
-                f'{SETTING}["{SECTION}"]["CACHE"] is "{alias}", which cannot be used: {error}',
+                f'{SETTING}["{SECTION.name}"]["CACHE"] is "{alias}", which cannot be used: {error}',
                 hint=suggest(alias, django_settings.CACHES),
                 id="async_cache_results.E002",
             )

@@ -7,15 +7,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from async_cache import conf, validators
-from async_cache.exceptions import ConfigurationError
-from async_cache.options import Problem
-from async_cache.validators import Refused, Validator, suggest
+from async_cache import validators
+from async_cache.sections import Section
+from async_cache.validators import Refused, Validator
 
-__all__ = ["SECTION", "ResultsSettings", "find_problems", "get_results_settings", "inspect_section"]
-
-SECTION: Final = "RESULTS"
-_WHERE: Final = f'{conf.SETTING}["{SECTION}"]'
+__all__ = ["SECTION", "ResultsSettings", "get_results_settings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +91,7 @@ _KEYS: Final[Mapping[str, Validator]] = MappingProxyType(
     }
 )
 
-_current: tuple[int, ResultsSettings] | None = None
+SECTION: Final = Section("RESULTS", ResultsSettings, _KEYS, '{"EXPIRES": 3600}')
 
 
 def get_results_settings() -> ResultsSettings:
@@ -104,38 +100,4 @@ def get_results_settings() -> ResultsSettings:
     Raises:
         ConfigurationError: A key is unknown or a value is bad.
     """
-    global _current
-    kept = _current
-    if kept is None or kept[0] != conf.epoch:
-        seen = conf.epoch
-        built, problems = inspect_section(conf.get_settings().sections.get(SECTION, {}))
-        if problems:
-            raise ConfigurationError(str(problems[0]))
-        kept = _current = seen, built
-    return kept[1]
-
-
-def find_problems() -> list[Problem]:
-    """Return all that is wrong with the section."""
-    return inspect_section(conf.current_or_partial().sections.get(SECTION, {}))[1]
-
-
-def inspect_section(raw: object) -> tuple[ResultsSettings, list[Problem]]:
-    """Return the settings that hold and a problem for each part of ``raw`` that does not."""
-    if not isinstance(raw, Mapping):
-        message = f"a {type(raw).__qualname__} is not a dict"
-        return ResultsSettings(), [Problem("type", _WHERE, message, 'Write {"EXPIRES": 3600}.')]
-    fields: dict[str, Any] = {}
-    problems: list[Problem] = []
-    for key, value in raw.items():
-        validator = _KEYS.get(key) if isinstance(key, str) else None
-        if validator is None:
-            message = f"unknown key {validators.shown(key)}"
-            problems.append(Problem("unknown_key", _WHERE, message, suggest(key, _KEYS)))
-            continue
-        try:
-            fields[key.lower()] = validator(value)
-        except Refused as refused:
-            where = f'{_WHERE}["{key}"]'
-            problems.append(Problem("value", where, refused.reason, refused.remedy))
-    return ResultsSettings(**fields), problems
+    return SECTION.get()
