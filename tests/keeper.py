@@ -125,6 +125,15 @@ def finish(child: subprocess.Popen[bytes], number: int, grace: float) -> None:
         time.sleep(0.01)
 
 
+def remove(directory: str) -> None:
+    """Remove a directory, in which another process may write until it ends too."""
+    deadline = time.monotonic() + 10
+    shutil.rmtree(directory, ignore_errors=True)
+    while os.path.exists(directory) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def main() -> NoReturn:
     """Start the command, keep it, end it."""
     parser = argparse.ArgumentParser()
@@ -151,7 +160,7 @@ def main() -> NoReturn:
     wait_for_end(child, parent)
     finish(child, signal.Signals[f"SIG{options.signal}"], options.grace)
     if options.remove:
-        shutil.rmtree(options.remove, ignore_errors=True)
+        remove(options.remove)
     sys.exit(child.poll() or 0)
 
 

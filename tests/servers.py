@@ -1,4 +1,4 @@
-"""Find and start the real servers that the tests need: Redis, PostgreSQL, Memcached.
+"""Find and start the real servers that the tests need.
 
 Each server is looked for in this order: a URL in the environment, a program on this machine, a
 program inside an installed wheel. ``scripts/servers.py`` installs what is missing. A server that
@@ -412,6 +412,116 @@ class PostgresServer(Server):
             *self.options,
         ]
         return [part for setting in settings for part in ("-c", setting)]
+
+
+class RabbitMQServer(Server):
+    """A RabbitMQ broker: one node with a port mapper of its own, on the loopback interface.
+
+    What it has stored outlives `kill` and `halt`, and is there after the next `start`.
+    """
+
+    name = "rabbitmq"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._home: Process | None = None  # removes the directory, whatever ends first
+        self._directory = Path()
+        self._ports = (0, 0, 0)
+
+    @staticmethod
+    def find() -> str | None:
+        """Return the server program, if there is one; the one on the path may want to be root."""
+        program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+        return program if os.access(program, os.X_OK) else shutil.which("rabbitmq-server")
+
+    @property
+    def port(self) -> int:
+        """The port that takes AMQP, the same one after a restart."""
+        return self._ports[0]
+
+    @property
+    def url(self) -> str:
+        """The URL of the virtual host ``/``."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    def start(self) -> Self:
+        program = self.find()
+        if program is None:
+            raise ServerUnavailable("no rabbitmq-server; install it, or run `make servers` as root")
+        user = service_user("rabbitmq")
+        if self._home is None:
+            self._directory = scratch("rabbitmq-", user)
+            log = self._directory / "home.log"
+            self._home = Process(["sleep", "infinity"], log, remove=self._directory)
+            self._ports = (free_port(), free_port(), free_port())
+        try:
+            self._process = Process(
+                ["env", *self._settings(), program], self._directory / "log", user=user
+            )
+            self._process.wait_until(self.answers, START_SECONDS, self.name)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def answers(self) -> bool:
+        """Whether the server takes connections."""
+        try:
+            return exchange(("127.0.0.1", self.port), b"AMQP\0\0\x09\x01").startswith(b"\x01")
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """End the node at once, without a word to its clients."""
+        self.process.signal(signal.SIGKILL)
+        self.halt()
+
+    def halt(self) -> None:
+        """End the node in good order; harmless when it is not running."""
+        super().stop()
+
+    def stop(self) -> None:
+        """End the node and remove what it has stored."""
+        self.halt()
+        if self._home is not None:
+            self._home.stop()
+            self._home = None
+
+    def _settings(self) -> list[str]:
+        directory, (port, peers, mapper) = self._directory, self._ports
+        (directory / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{port}\ndisk_free_limit.absolute = 10MB\n"
+            "log.console = true\nlog.file = false\n"
+        )
+        settings = {
+            "HOME": directory,
+            "RUNNING_UNDER_SYSTEMD": "true",  # one process, which takes the signals itself
+            "RABBITMQ_NODENAME": f"async-cache-{port}@localhost",
+            "RABBITMQ_DIST_PORT": peers,
+            "ERL_EPMD_PORT": mapper,
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_CONF_ENV_FILE": os.devnull,
+            "RABBITMQ_CONFIG_FILE": directory / "rabbitmq.conf",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": directory / "plugins",
+            "RABBITMQ_GENERATED_CONFIG_DIR": directory,
+            "RABBITMQ_MNESIA_BASE": directory / "data",
+            "RABBITMQ_LOG_BASE": directory,
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+        return [f"{name}={value}" for name, value in settings.items()]
+
+
+def service_user(*names: str) -> str | None:
+    """Name the user that a server runs as when we are root; None when we are not."""
+    if os.geteuid() != 0:
+        return None
+    for name in (*names, "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise ServerUnavailable(f"there is no user {names[0]} nor nobody to run a server as")
 
 
 def _reachable_by_others(path: Path) -> bool:
