@@ -1,12 +1,7 @@
-"""What a refresh sends to a worker: sealed text that any serializer of Celery carries.
-
-The text is ``1.<mac in hex>.<JSON>``. The MAC is checked before anything else is read: what was
-not sealed under the project's secrets is never parsed, imports nothing and asks no database.
-"""
+"""What a refresh sends to a worker: sealed text (see `sealed_text`) with typed arguments."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +9,9 @@ from typing import Any, Final, NamedTuple
 
 from async_cache.arguments import Rows
 from async_cache.entry import KeyRing
-from async_cache.exceptions import MessageRejected, UnkeyableArgument
+from async_cache.exceptions import MessageRejected
 from async_cache.keys import Call
+from async_cache.sealed_text import MAX_SIZE, open_text, seal_text
 from async_cache.wire import MALFORMED, dumps_arguments, loads_arguments, want_rows
 
 __all__ = [
@@ -29,10 +25,9 @@ __all__ = [
     "seal_message",
 ]
 
-MAX_MESSAGE_SIZE: Final = 256 * 1024
+MAX_MESSAGE_SIZE: Final = MAX_SIZE
 
 _PURPOSE: Final = b"async_cache.message.1"
-_SEALED: Final = re.compile(r"1\.([0-9a-f]{32})\.(\{.*\})", re.ASCII | re.DOTALL)
 _DIGEST: Final = re.compile(r"[a-z0-9]{1,64}")
 
 
@@ -103,31 +98,22 @@ def seal_message(message: RefreshMessage, ring: KeyRing) -> str:
     Raises:
         UnkeyableArgument: An argument cannot travel, or all of them are too large.
     """
-    body = json.dumps(
-        {
-            "job": message.job,
-            "module": message.module,
-            "version": message.version,
-            "constructor": _dump_call(message.constructor),
-            "options": _dump_named(message.options),
-            "context": list(message.context),
-            "enqueued_at": message.enqueued_at,
-            "expires_at": message.expires_at,
-            "items": [
-                [_dump_call(item.call), item.digest, item.token.hex(), item.entry_id.hex()]
-                for item in message.items
-            ],
-        },
-        separators=(",", ":"),
-        allow_nan=False,
-    )
-    text = f"1.{ring.mac(body.encode('ascii'), _PURPOSE).hex()}.{body}"
-    if len(text) > MAX_MESSAGE_SIZE:
-        raise UnkeyableArgument(
-            f"{message.job}: the arguments of {len(message.items)} call(s) make a message of "
-            f"{len(text)} bytes, more than {MAX_MESSAGE_SIZE}; pass what identifies large values"
-        )
-    return text
+    fields = {
+        "job": message.job,
+        "module": message.module,
+        "version": message.version,
+        "constructor": _dump_call(message.constructor),
+        "options": _dump_named(message.options),
+        "context": list(message.context),
+        "enqueued_at": message.enqueued_at,
+        "expires_at": message.expires_at,
+        "items": [
+            [_dump_call(item.call), item.digest, item.token.hex(), item.entry_id.hex()]
+            for item in message.items
+        ],
+    }
+    subject = f"{message.job}: the arguments of {len(message.items)} call(s)"
+    return seal_text(fields, ring, _PURPOSE, subject)
 
 
 def open_message(text: object, ring: KeyRing, now: float | None = None) -> RefreshMessage:
@@ -143,22 +129,8 @@ def open_message(text: object, ring: KeyRing, now: float | None = None) -> Refre
             constructor argument that does not exist here.
         django.db.Error: The database does not answer.
     """
-    if not isinstance(text, str) or len(text) > MAX_MESSAGE_SIZE or not text.isascii():
-        raise MessageRejected(
-            "The message is no text, is too large, or is not ours.", reason="forged"
-        )
-    match = _SEALED.fullmatch(text)
-    if match is None:
-        raise MessageRejected("The message has another format, or is damaged.", reason="forged")
-    mac, body = match.groups()
-    if not ring.verify(body.encode("ascii"), bytes.fromhex(mac), _PURPOSE):
-        raise MessageRejected(
-            "The seal of the message does not fit: it was altered, or sender and worker have "
-            "different SECRET_KEYs (see SECRET_KEY_FALLBACKS).",
-            reason="forged",
-        )
     try:
-        return _open(json.loads(body), now)
+        return _open(open_text(text, ring, _PURPOSE), now)
     except MALFORMED as error:
         raise MessageRejected(f"The message is malformed: {error!r}.") from error
 

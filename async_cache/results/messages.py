@@ -1,25 +1,17 @@
-"""A call by dotted path on its way to a worker: sealed text that any serializer carries.
-
-The text is ``1.<mac in hex>.<JSON>``, as the core's messages are. The MAC is checked before
-anything else is read: what was not sealed under the project's secrets is never parsed, imports
-nothing and asks no database.
-"""
+"""A call by dotted path on its way to a worker: sealed text, as the core's messages are."""
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Any, Final, NamedTuple
 
-from async_cache.exceptions import MessageRejected, UnkeyableArgument
+from async_cache.exceptions import MessageRejected
 from async_cache.keyring import KeyRing
-from async_cache.messages import MAX_MESSAGE_SIZE
+from async_cache.sealed_text import open_text, seal_text
 from async_cache.wire import MALFORMED, dumps_arguments, loads_arguments
 
 __all__ = ["CallMessage", "open_call", "seal_call"]
 
 _PURPOSE: Final = b"async_cache.results.call.1"
-_SEALED: Final = re.compile(r"1\.([0-9a-f]{32})\.(\{.*\})", re.ASCII | re.DOTALL)
 
 
 class CallMessage(NamedTuple):
@@ -34,6 +26,7 @@ class CallMessage(NamedTuple):
         group: Label of its group; empty without one.
         sequence: Place among the calls of the group.
         created: When the call was made, in wall-clock seconds.
+        queued: When it was handed to the broker.
         hook: Dotted path of what is called with the ended task; empty for nothing.
         save: Whether a success leaves a record; a failure always does.
         cached: Where the record goes: False the database, True or seconds the cache.
@@ -47,11 +40,13 @@ class CallMessage(NamedTuple):
     group: str = ""
     sequence: int | None = None
     created: float = 0.0
+    queued: float = 0.0
     hook: str = ""
     save: bool = True
     cached: bool | float = False
 
 
+_ARGUMENTS: Final = frozenset({"args", "kwargs"})
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "id": (str,),
     "path": (str,),
@@ -61,6 +56,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "group": (str,),
     "sequence": (int, type(None)),
     "created": (float,),
+    "queued": (float,),
     "hook": (str,),
     "save": (bool,),
     "cached": (bool, float),
@@ -74,43 +70,28 @@ def seal_call(message: CallMessage, ring: KeyRing) -> str:
         UnkeyableArgument: An argument cannot travel, or all of them are too large.
     """
     fields = {name: dumps_arguments(value, name) for name, value in message._asdict().items()}
-    body = json.dumps(fields, separators=(",", ":"), allow_nan=False)
-    text = f"1.{ring.mac(body.encode('ascii'), _PURPOSE).hex()}.{body}"
-    if len(text) > MAX_MESSAGE_SIZE:
-        raise UnkeyableArgument(
-            f"{message.path}: the arguments make a message of {len(text)} bytes, more than "
-            f"{MAX_MESSAGE_SIZE}; pass what identifies large values"
-        )
-    return text
+    return seal_text(fields, ring, _PURPOSE, f"{message.path}: the arguments")
 
 
-def open_call(text: object, ring: KeyRing) -> CallMessage:
+def open_call(text: object, ring: KeyRing, *, arguments: bool = True) -> CallMessage:
     """Return the call behind sealed text, with the rows that its arguments name.
+
+    Args:
+        text: What the broker delivered.
+        ring: The secrets that may have sealed it.
+        arguments: False leaves the call's arguments out: nothing is imported, no row loaded.
 
     Raises:
         MessageRejected: The text is not ours, is malformed, or names what does not exist here.
         django.db.Error: The database does not answer.
     """
-    if not isinstance(text, str) or len(text) > MAX_MESSAGE_SIZE or not text.isascii():
-        raise MessageRejected(
-            "The message is no text, is too large, or is not ours.", reason="forged"
-        )
-    match = _SEALED.fullmatch(text)
-    if match is None:
-        raise MessageRejected("The message has another format, or is damaged.", reason="forged")
-    mac, body = match.groups()
-    if not ring.verify(body.encode("ascii"), bytes.fromhex(mac), _PURPOSE):
-        raise MessageRejected(
-            "The seal of the message does not fit: it was altered, or sender and worker have "
-            "different SECRET_KEYs (see SECRET_KEY_FALLBACKS).",
-            reason="forged",
-        )
     try:
-        data = json.loads(body)
-        fields = {name: loads_arguments(data[name]) for name in _TYPES}
+        data = open_text(text, ring, _PURPOSE)
+        names = [name for name in _TYPES if arguments or name not in _ARGUMENTS]
+        fields = {name: loads_arguments(data[name]) for name in names}
     except MALFORMED as error:
         raise MessageRejected(f"The message is malformed: {error!r}.") from error
-    for name, types in _TYPES.items():
-        if type(fields[name]) not in types:
+    for name in names:
+        if type(fields[name]) not in _TYPES[name]:
             raise MessageRejected(f"The message holds another type in {name!r}.")
     return CallMessage(**fields)

@@ -70,7 +70,7 @@ def test_another_secret_or_purpose_does_not_open() -> None:
 def test_arguments_come_back_type_for_type() -> None:
     moment = datetime(2026, 1, 2, tzinfo=UTC)
     message = CallMessage(
-        "id", "a.b", ((1, [2]), {3: b"x"}), {"when": moment}, "n", "g", 7, 1.5, "h.k", False, 60.0
+        "id", "a.b", ((1, [2]), {3: b"x"}), {"when": moment}, "n", "g", 7, 1.5, 2.5, "h.k", False, 60.0
     )
     assert open_call(seal_call(message, get_ring()), get_ring()) == message
     former = KeyRing(["new", "old"])
