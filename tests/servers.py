@@ -542,19 +542,21 @@ def _copy_programs(programs: Path, target: Path) -> str:
 
 
 def database_from_url(url: str, name: str | None = None) -> dict[str, object]:
-    """Turn a PostgreSQL URL into an entry of Django's ``DATABASES``.
+    """Turn the URL of a database server into an entry of Django's ``DATABASES``.
 
     Args:
         url: ``postgresql://user:password@host:port/database``; the host may be the percent-encoded
-            directory of a Unix socket, or given as ``?host=``.
+            directory of a Unix socket, or given as ``?host=``. With ``mysql://`` it is the socket
+            itself.
         name: The database to use instead of the one in the URL.
     """
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     host = unquote(parts.netloc.rpartition("@")[2].partition(":")[0])
     base = name or unquote(parts.path.lstrip("/")) or "async_cache"
+    engine = "mysql" if parts.scheme == "mysql" else "postgresql"
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": f"django.db.backends.{engine}",
         "NAME": base,
         "USER": unquote(parts.username or "") or query.get("user", [""])[0],
         "PASSWORD": unquote(parts.password or ""),
