@@ -35,7 +35,16 @@ from async_cache.many import (
     raised,
     sort_out,
 )
-from async_cache.reading import Raws, judge, special, too_stale, unusual, wish
+from async_cache.reading import (
+    Raws,
+    count_hit,
+    count_miss,
+    judge,
+    special,
+    too_stale,
+    unusual,
+    wish,
+)
 
 if TYPE_CHECKING:
     from async_cache.addresses import Address
@@ -51,19 +60,21 @@ async def aget(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any
     if careful and (other := special(runtime, address)) is not None:
         return await _aspecial(runtime, address, other)
     raws: Raws = (None,)
-    judged = None
+    judged, failed = None, False
     try:
         raws = await _aread(runtime, address)
         judged = judge(runtime, address, raws)
     except EntryRejected as error:
         runtime.reject(address, error)
     except StoreUnavailable:
-        pass  # announced by the store; the value is fetched directly below
+        failed = True  # announced by the store; the value is fetched directly below
     if careful and (other := special(runtime, address)) is not None:
         # The entry has brought tags that were not known before.
         return await _aspecial(runtime, address, other)
     if judged is None:
+        count_miss(runtime, failed)
         return await _amiss(runtime, address, raws)
+    count_hit(runtime, judged)
     header, value, decision = judged
     if isinstance(value, Answered):
         raise value.error
@@ -156,10 +167,12 @@ async def aget_many(
             plain.append(address)
         else:
             works[address.entry] = _aspecial(runtime, address, other)
-    found: Sequence[Raws] = [(None,)] * len(plain)
+    found: Sequence[Raws] | None = []
     if plain:
-        with suppress(StoreUnavailable):  # announced by the store; fetched directly below
+        try:
             found = await _aread_many(runtime, plain)
+        except StoreUnavailable:
+            found = None  # announced by the store; fetched directly below
     sort_out(runtime, plain, found, result)
     await publisher.asubmit_many(result.requests)
     for address in result.cold:

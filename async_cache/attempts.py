@@ -64,6 +64,7 @@ class Attempt:
         private: Whether the answer is for this caller only: it was read in a transaction, or was
             deleted or overwritten meanwhile.
         status: Fresh, unless what was found is stale.
+        queued: Seconds that its message was on the way; None without one.
     """
 
     address: Address
@@ -80,6 +81,7 @@ class Attempt:
     born_stale: bool = False
     private: bool = False
     status: Status = Status.FRESH
+    queued: float | None = None
 
 
 def settles(

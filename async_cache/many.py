@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,7 +15,17 @@ from async_cache.dispatchers.base import RefreshRequest
 from async_cache.effects import Steps, run
 from async_cache.entry import MISSING
 from async_cache.exceptions import RecursiveFetch, StoreUnavailable
-from async_cache.reading import Judged, Raws, judge, special, too_stale, unusual, wish
+from async_cache.reading import (
+    Judged,
+    Raws,
+    count_hit,
+    count_miss,
+    judge,
+    special,
+    too_stale,
+    unusual,
+    wish,
+)
 from async_cache.refresh import obtain
 
 if TYPE_CHECKING:
@@ -79,10 +88,12 @@ def look_up(
     addresses = addresses_of(runtime, calls)
     result = Sorted()
     plain = _without_special(runtime, addresses, result)
-    found: Sequence[Raws] = [(None,)] * len(plain)
+    found: Sequence[Raws] | None = []
     if plain:
-        with suppress(StoreUnavailable):  # announced by the store; fetched directly below
+        try:
             found = runtime.store.read_many([address.handle for address in plain])
+        except StoreUnavailable:
+            found = None  # announced by the store; fetched directly below
     sort_out(runtime, plain, found, result)
     # In one go: what belongs together travels in one message.
     publisher.submit_many(result.requests)
@@ -118,21 +129,31 @@ def _without_special(
 
 
 def sort_out(
-    runtime: Runtime, addresses: Sequence[Address], found: Sequence[Raws], result: Sorted
+    runtime: Runtime, addresses: Sequence[Address], found: Sequence[Raws] | None, result: Sorted
 ) -> None:
-    """Answer what can be served; sort the other calls by what they need."""
+    """Answer what can be served; sort the other calls by what they need.
+
+    Args:
+        runtime: The job.
+        addresses: The calls.
+        found: What was read of each; None when the cache did not answer.
+        result: Where they go.
+    """
     careful = unusual(runtime)
-    for address, raws in zip(addresses, found, strict=True):
+    for address, raws in zip(addresses, found or [(None,)] * len(addresses), strict=True):
         judged = raised(partial(judge, runtime, address, raws))
+        failed = found is None
         if isinstance(judged, StoreUnavailable):
-            judged = None  # lost between two reads, and announced
+            judged, failed = None, True  # lost between two reads, and announced
         # The entry may have brought tags that were not known before.
         other = special(runtime, address) if careful else None
         if other is not None:
             result.answers[address.entry] = raised(other)
         elif judged is None:
+            count_miss(runtime, failed)
             _sort_miss(runtime, address, raws, result)
         else:
+            count_hit(runtime, judged)
             _sort_hit(runtime, address, raws, judged, result)
 
 

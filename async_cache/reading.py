@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Judged",
     "Raws",
+    "count_hit",
+    "count_miss",
     "get",
     "judge",
     "miss",
@@ -57,19 +59,22 @@ def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
         raws: Raws = runtime.store.read(address.handle)
         raw = raws[0]
         if raw is None:
+            runtime.tally.miss += 1
             return miss(runtime, address, raws)
         header = open_entry(raw, address.opener)
         if header.meta != address.meta:
             raws = _reread(runtime, address, header, raws)
+        now = clock.now()
         decision = decide(
             header,
             raws[1:],
-            clock.now(),
+            now,
             runtime.policy.early,
             runtime.policy.early_window,
             1.0 - random() if runtime.policy.early else 1.0,
         )
         if not decision.servable:
+            runtime.tally.miss += 1
             return miss(runtime, address, raws)
         if header.flags & NEGATIVE:
             value: Any = Answered(load_negative(raw, header, runtime.max_value_size))
@@ -78,8 +83,14 @@ def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
     except (EntryRejected, StoreUnavailable) as error:
         if isinstance(error, EntryRejected):
             runtime.reject(address, error)
+            runtime.tally.miss += 1
+        else:
+            runtime.tally.error += 1
         return miss(runtime, address)
     if decision is Decision.FRESH and not runtime.processes and type(value) is not Answered:
+        tally = runtime.tally
+        tally.fresh += 1
+        tally.age += now - header.fetch_started
         return value
     return _answer_with(runtime, address, (header, value, decision), raws)
 
@@ -97,20 +108,39 @@ def _get_carefully(runtime: Runtime, address: Address) -> Any:
     try:
         raws = runtime.store.read(address.handle)
         judged = judge(runtime, address, raws)
+        failed = False
     except StoreUnavailable:
-        judged = None
+        judged, failed = None, True
     # The entry may have brought tags that were not known before.
     other = special(runtime, address)
     if other is not None:
         return other()
-    return (
-        miss(runtime, address, raws)
-        if judged is None
-        else _answer_with(runtime, address, judged, raws)
-    )
+    if judged is None:
+        count_miss(runtime, failed)
+        return miss(runtime, address, raws)
+    return _answer_with(runtime, address, judged, raws)
+
+
+def count_miss(runtime: Runtime, failed: bool) -> None:
+    """Count a read that found nothing servable, or that the cache did not answer."""
+    if failed:
+        runtime.tally.error += 1
+    else:
+        runtime.tally.miss += 1
+
+
+def count_hit(runtime: Runtime, judged: Judged) -> None:
+    """Count a read that found what can be served."""
+    header, _, decision = judged
+    if decision.status is Status.FRESH:
+        runtime.tally.fresh += 1
+    else:
+        runtime.tally.stale += 1
+    runtime.tally.age += age(header, clock.now())
 
 
 def _answer_with(runtime: Runtime, address: Address, judged: Judged, raws: Raws) -> Any:
+    count_hit(runtime, judged)
     header, value, decision = judged
     if isinstance(value, Answered):
         raise value.error

@@ -178,7 +178,7 @@ def _fetch_and_commit(runtime: Runtime, attempts: Sequence[Attempt]) -> Steps[No
     """Fetch under the leases just won; store what came, give every lease back."""
     contexts = [runtime.fetch_context(attempt) for attempt in attempts]
     for attempt in attempts:
-        runtime.tell(signals.refresh_started, attempt)
+        runtime.tell(signals.refresh_started, attempt, queued=attempt.queued)
     fetched = yield Fetch(runtime, attempts, contexts, leased=True)
     commits: list[tuple[Attempt, Commit, Fetched, int]] = []
     failed: list[tuple[Attempt, Fetched]] = []

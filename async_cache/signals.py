@@ -12,7 +12,8 @@ Common payload: ``job`` the job's name, ``key`` the digest that names the call w
 Signal                 Payload and occasion
 =====================  ==========================================================================
 refresh_dispatched     ``job, key, dispatcher, task_id``: handed to a worker.
-refresh_started        ``job, key``: the lease is held, the fetch begins.
+refresh_started        ``job, key, queued``: the lease is held, the fetch begins; ``queued`` is the
+                       seconds that its message was on the way, None without one.
 refresh_committed      ``job, key, seconds, size, stale``: stored; ``seconds`` the fetch took,
                        ``size`` bytes, ``stale`` when an invalidation came during the fetch.
 refresh_failed         ``job, key, seconds, error, error_type, retry_after``: the fetch raised, or

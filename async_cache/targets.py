@@ -40,6 +40,7 @@ from async_cache.serializers.negatives import load_negative
 from async_cache.signals import announce, entry_rejected
 from async_cache.stores.base import Claim, Phase
 from async_cache.stores.registry import get_async_store, get_store
+from async_cache.tallies import tally_of
 
 if TYPE_CHECKING:
     from django.dispatch import Signal
@@ -81,6 +82,7 @@ class Runtime:
         self.constructor = constructor
         self.keywords = keywords
         self.name: str = job.job_name
+        self.tally = tally_of(self.name)
         options = resolve_options(job, self.name, keywords)
         self.enabled = settings.enabled
         self.alias: str = options["cache"] or settings.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from async_cache import signals, vary
+from async_cache import clock, signals, vary
 from async_cache.attempts import Attempt, Purpose, State, new_token
 from async_cache.effects import run
 from async_cache.exceptions import UnknownJob
@@ -41,7 +41,8 @@ def run_message(message: RefreshMessage) -> list[State]:
             address = runtime.address_of(item.call, message.context)
             # The message's token names the task; what follows tells two deliveries apart.
             token = item.token + new_token()[:4]
-            attempts.append(Attempt(address, token, item.entry_id))
+            queued = max(0.0, clock.now() - message.enqueued_at)
+            attempts.append(Attempt(address, token, item.entry_id, queued=queued))
         if message.lost:
             _give_up(runtime, message)
         if not attempts:
