@@ -138,7 +138,9 @@ class Outbox:
         while self._urgent:
             wish = self._urgent.popleft()
             if self._retry_at(wish) > now and wish.receipt is not None:
-                wish.receipt.fail(DispatchFailed("The cache or the broker has just failed."))
+                runtime = wish.request.runtime
+                reason = self.press.explain(runtime.alias, runtime.dispatcher.name)
+                wish.receipt.fail(DispatchFailed(reason))
             else:
                 batch.append(wish)
         retry_at: dict[tuple[str, str], float] = {}

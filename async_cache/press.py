@@ -116,6 +116,19 @@ class Press:
                 latest = breaker.retry_at
         return latest
 
+    def explain(self, alias: str, dispatcher: str) -> str:
+        """Return what a caller is told while one of these two is left alone."""
+        store = self.breakers.get(("store", alias))
+        if store is not None and store.retry_at:
+            return (
+                f'The cache "{alias}" has just failed, so no lease can be taken. It is tried again '
+                "in a second; see that its server runs and can be reached from here."
+            )
+        return (
+            f'The dispatcher "{dispatcher}" has just failed. It is tried again in a second; see '
+            "that its broker, or whatever takes its messages, runs and can be reached from here."
+        )
+
     def publish(self, wishes: Sequence[Wish]) -> list[Wish]:
         """Claim the leases of these wishes and publish those that are won.
 

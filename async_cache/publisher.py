@@ -108,7 +108,10 @@ def publish_now(request: RefreshRequest, token: bytes) -> tuple[bool, bytes]:
                 _outbox.withdraw(wish)
                 raise DispatchFailed(
                     f"The refresh of {request.runtime.name} was not published within the "
-                    f'{seconds:g} s of ASYNC_CACHE["PUBLISH_TIMEOUT"].'
+                    f'{seconds:g} s of ASYNC_CACHE["PUBLISH_TIMEOUT"]: the cache '
+                    f'"{request.runtime.alias}" or the broker of the dispatcher '
+                    f'"{dispatcher.name}" is slow. See that both run and can be reached from here, '
+                    "or raise the setting."
                 )
             return ticket.answer()
     _press.publish([wish])

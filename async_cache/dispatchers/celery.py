@@ -1,5 +1,5 @@
 # ruff: noqa: D102  (the contract, in base.py, documents the operations)
-"""Refresh in a Celery worker.
+"""Refresh in a Celery worker, and send other sealed messages to one.
 
 Celery is imported when the first message is published, in the publisher's thread: a reader of a
 stale value does not wait for that. Messages go over a broker connection of our own, with short
@@ -8,46 +8,48 @@ timeouts and without retries, since Celery's own publish may block for minutes o
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import sys
 import threading
 import weakref
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import import_module
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from async_cache.conf import get_settings
 from async_cache.dispatchers.base import Dispatcher, Refresh
+from async_cache.dispatchers.broker import Link
 from async_cache.exceptions import ConfigurationError, DispatchFailed
 from async_cache.messages import seal_message
 from async_cache.secret_keys import get_ring
 
-__all__ = ["CeleryDispatcher"]
+__all__ = ["BrokerBusy", "CeleryDispatcher"]
+
+_REFRESH: Final = "async_cache.refresh"
 
 KILL_SECONDS: Final = 10.0
 """Between the soft time limit, which is the job's ``fetch_timeout``, and the hard one."""
-
-IDLE_SECONDS: Final = 30.0
-"""A connection unused for longer is not trusted: a broker or a firewall may have dropped it."""
 
 # Connections of the parent process are kept, not closed: closing one may shut down its socket
 # under the parent. One at most for each level of forking.
 _inherited: list[Any] = []
 
 
-@dataclass(slots=True)
-class _Link:
-    """A connection to the broker, and what it was made for."""
+class BrokerBusy(DispatchFailed):
+    """Another thread has been waiting for the broker for as long as one may."""
 
-    app: Any
-    broker: tuple[Any, dict[str, Any]]
-    seconds: float
-    connection: Any
-    producer: Any
-    used_at: float
+
+class _Letter(NamedTuple):
+    """What `CeleryDispatcher.send` was given."""
+
+    sealed: str
+    task_id: str
+    summary: str
+    timeout: float | None
+    expires: float | None
+    options: Mapping[str, Any]
 
 
 class CeleryDispatcher(Dispatcher):
@@ -58,7 +60,7 @@ class CeleryDispatcher(Dispatcher):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._app: weakref.ref[Any] | None = None
 
     @property
@@ -78,18 +80,66 @@ class CeleryDispatcher(Dispatcher):
 
     def dispatch(self, refresh: Refresh) -> None:
         app = self._load()
-        task = app.tasks["async_cache.refresh"]
         sealed = seal_message(refresh.message, get_ring())
         if app.conf.task_always_eager:
-            _run_eagerly(task, sealed, refresh)
+            _run_eagerly(app.tasks[_REFRESH], sealed, refresh)
             return
+        self.send(
+            _REFRESH,
+            sealed,
+            task_id=refresh.task_id,
+            summary=refresh.summary,
+            timeout=refresh.fetch_timeout,
+            expires=refresh.expires,
+            options={**({"queue": refresh.queue} if refresh.queue else {}), **refresh.options},
+        )
+
+    def send(
+        self,
+        name: str,
+        sealed: str,
+        *,
+        task_id: str,
+        summary: str,
+        timeout: float | None = None,
+        expires: float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Publish one message of a task, with ``PUBLISH_TIMEOUT`` for each step; retry nothing.
+
+        Args:
+            name: The task, which has been imported.
+            sealed: Its one argument.
+            task_id: Its id.
+            summary: What logs and monitors may show of it.
+            timeout: Seconds that it may run; None for the task's own limits.
+            expires: Seconds after which nobody needs to begin; None for never.
+            options: Further options of ``apply_async``.
+
+        Raises:
+            DispatchFailed: The broker takes no messages now.
+            Exception: The broker answers, and refuses this message.
+        """
+        app = self._find_app()
         if self._pid != os.getpid():
             self._leave_behind()
         seconds = get_settings().publish_timeout
         if not self._lock.acquire(timeout=seconds):
-            raise DispatchFailed("Another thread is publishing, and the broker is slow.")
+            raise BrokerBusy(
+                f"Another thread has waited for the broker of the Celery app {app.main!r} for "
+                f"{seconds:g} s. {_remedy(seconds)}"
+            )
+        letter = _Letter(sealed, task_id, summary, timeout, expires, options or {})
         try:
-            self._publish(app, task, sealed, refresh, seconds)
+            known, begun = self._link is not None, monotonic()
+            try:
+                self._publish(app, app.tasks[name], letter, seconds)
+            except DispatchFailed:
+                # A connection that was lost since its last use fails at once; a silent broker
+                # takes its time.
+                if not known or monotonic() - begun > seconds / 2:
+                    raise
+                self._publish(app, app.tasks[name], letter, seconds)
         finally:
             self._lock.release()
 
@@ -146,31 +196,31 @@ class CeleryDispatcher(Dispatcher):
 
     # --- the connection ---------------------------------------------------------------------------
 
-    def _publish(self, app: Any, task: Any, sealed: str, refresh: Refresh, seconds: float) -> None:
+    def _publish(self, app: Any, task: Any, letter: _Letter, seconds: float) -> None:
         from kombu.exceptions import OperationalError
 
         failures: tuple[type[BaseException], ...] = (OperationalError, OSError)
         refusals: tuple[type[BaseException], ...] = ()
+        soft = None if letter.timeout is None else math.ceil(letter.timeout)
         try:
             link = self._connect(app, seconds)
             failures += tuple(link.connection.connection_errors)
             refusals = tuple(link.connection.channel_errors)
             task.apply_async(
-                args=(sealed,),
+                args=(letter.sealed,),
                 producer=link.producer,
-                task_id=refresh.task_id,
+                task_id=letter.task_id,
                 retry=False,
                 ignore_result=True,
                 add_to_parent=False,
                 serializer="json",
-                argsrepr=f"({refresh.summary})",
+                argsrepr=f"({letter.summary})",
                 kwargsrepr="{}",
-                expires=refresh.expires,
-                soft_time_limit=math.ceil(refresh.fetch_timeout),
-                time_limit=math.ceil(refresh.fetch_timeout + KILL_SECONDS),
-                **({"queue": refresh.queue} if refresh.queue else {}),
-                **_confirm(link, seconds),
-                **refresh.options,
+                expires=letter.expires,
+                soft_time_limit=soft,
+                time_limit=None if soft is None else math.ceil(soft + KILL_SECONDS),
+                **link.confirms(),
+                **letter.options,
             )
             link.used_at = monotonic()
         except BaseException as error:
@@ -182,96 +232,37 @@ class CeleryDispatcher(Dispatcher):
             if isinstance(error, failures) and not refused:
                 raise DispatchFailed(
                     f"The broker of the Celery app {app.main!r} took no message: "
-                    f"{type(error).__qualname__}."
+                    f"{type(error).__qualname__}. {_remedy(seconds)}"
                 ) from error
             raise
 
-    def _connect(self, app: Any, seconds: float) -> _Link:
-        broker = app.conf.broker_write_url, dict(app.conf.broker_transport_options or {})
+    def _connect(self, app: Any, seconds: float) -> Link:
         link = self._link
         if link is not None:
-            usable = (
-                link.app is app
-                and link.broker == broker
-                and link.seconds == seconds
-                and monotonic() - link.used_at < IDLE_SECONDS
-            )
-            if usable:
+            if link.serves(app, seconds):
                 return link
             self._drop()
-        connection = app.connection_for_write(connect_timeout=seconds, heartbeat=0)
         # Kept before it is open, so that a failure on the way closes it too.
-        self._link = link = _Link(app, broker, seconds, connection, None, monotonic())
-        hosts = max(1, len(connection.alt or ()))
-        connection.transport_options.update(_bounds(connection, seconds, hosts))
-        # The pause between tries is none: with several hosts each is tried once, with one it is not
-        # tried again.
-        connection.ensure_connection(
-            max_retries=hosts - 1,
-            interval_start=0,
-            interval_step=0,
-            interval_max=0,
-            timeout=seconds * hosts,
-        )
-        link.producer = app.amqp.Producer(connection, auto_declare=False)
+        self._link = link = Link(app, seconds)
+        link.open()
         return link
 
     def _drop(self) -> None:
         link, self._link = self._link, None
-        if link is None:
-            return
-        # The connection is broken or given up: what its end has to say is of no use.
-        with contextlib.suppress(Exception):
-            if hasattr(link.connection.get_transport_cls(), "_collect"):
-                link.connection.collect()  # AMQP says good-bye only after a round trip
-            else:
-                link.connection.release()
+        if link is not None:
+            link.close()
+
+
+def _remedy(seconds: float) -> str:
+    return (
+        "See that the server of its broker_url runs and can be reached from here; if it is only "
+        f'slow, raise ASYNC_CACHE["PUBLISH_TIMEOUT"], now {seconds:g} s.'
+    )
 
 
 def _is_fallback(app: Any) -> bool:
     """Tell whether this is the app that Celery makes up when a project has none."""
     return bool(app.main == "default" and not app.set_as_current)
-
-
-def _bounds(connection: Any, seconds: float, hosts: int) -> dict[str, Any]:
-    """Return the transport options that bound each step; other transports have none."""
-    driver = connection.get_transport_cls().driver_type
-    tries = {
-        "max_retries": hosts - 1,
-        "interval_start": 0,
-        "interval_step": 0,
-        "interval_max": 0,
-    }
-    if driver == "redis":
-        sockets = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-        options: dict[str, Any] = {**tries, **sockets, "retry_on_timeout": False}
-        if connection.transport_cls == "sentinel":
-            options["sentinel_kwargs"] = _sentinel_bounds(connection, sockets)
-        return options
-    if driver == "amqp":
-        # Without confirms a message to a silent broker is lost without a word.
-        return {
-            **tries,
-            "read_timeout": seconds,
-            "write_timeout": seconds,
-            "confirm_publish": True,
-        }
-    return {}
-
-
-def _sentinel_bounds(connection: Any, sockets: dict[str, Any]) -> dict[str, Any]:
-    """Return options for the connections to the sentinels: redis-py tries these four times."""
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    given = connection.transport_options.get("sentinel_kwargs") or {}
-    return {**given, **sockets, "retry": Retry(NoBackoff(), 0)}
-
-
-def _confirm(link: _Link, seconds: float) -> dict[str, Any]:
-    if link.connection.transport_options.get("confirm_publish"):
-        return {"confirm_timeout": seconds}
-    return {}
 
 
 def _run_eagerly(task: Any, sealed: str, refresh: Refresh) -> None:
