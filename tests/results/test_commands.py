@@ -28,11 +28,12 @@ from async_cache.results.records import Record, rank
 from async_cache.results.rows import IdField
 from async_cache.results.upkeep import purge
 from async_cache.results.utils import now
+from tests.results.databases import DATABASES, on_databases
 
-pytestmark = pytest.mark.django_db(databases=["default", "postgres"], transaction=True)
+pytestmark = on_databases
 
 
-@pytest.fixture(params=["default", "postgres"])
+@pytest.fixture(params=DATABASES)
 def using(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

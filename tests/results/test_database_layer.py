@@ -1,6 +1,6 @@
 """The layer of rows: the contract of all layers, and what only rows promise.
 
-The contract suite runs here once more, on SQLite and PostgreSQL.
+The contract suite runs here once more, on SQLite and PostgreSQL, and on MariaDB where it is asked for.
 """
 
 # ruff: noqa: F403, F405  (the contract suite is imported whole)
@@ -23,12 +23,13 @@ from async_cache.results.layers.database import DatabaseLayer, record_to_row
 from async_cache.results.models import TaskResult
 from async_cache.results.records import NO_RECORD, Record
 from async_cache.signals import entry_rejected
+from tests.results.databases import DATABASES, on_databases
 from tests.results.test_layers import *
 
-pytestmark = pytest.mark.django_db(databases=["default", "postgres"], transaction=True)
+pytestmark = on_databases
 
 
-@pytest.fixture(params=["default", "postgres"])
+@pytest.fixture(params=DATABASES)
 def using(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

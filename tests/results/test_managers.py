@@ -26,10 +26,9 @@ from async_cache.results.managers import TASK_RULES, TxIsolationWarning, transac
 from async_cache.results.models import ChordCounter, ChordPart, GroupResult, TaskResult
 from async_cache.results.records import Record
 from async_cache.results.utils import now
+from tests.results.databases import DATABASES, on_databases
 
-pytestmark = pytest.mark.django_db(databases=["default", "postgres"], transaction=True)
-
-DATABASES = ["default", "postgres"]
+pytestmark = on_databases
 
 
 @pytest.fixture(params=DATABASES)
