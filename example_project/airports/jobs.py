@@ -14,10 +14,9 @@ from django.db.models import Avg, Count, Max
 
 from async_cache import AsyncCacheJob, Call, QuerySetFilterJob, QuerySetGetJob, cached
 
+from .geometry import Point, kilometres, on_sphere
 from .models import Airport, Country
 from .upstream import ask_for_weather
-
-EARTH_RADIUS = 6371.0  # km
 
 
 class AirportWeather(AsyncCacheJob[dict[str, Any]]):
@@ -77,7 +76,7 @@ def remotest_airports(limit: int) -> list[dict[str, Any]]:
             "code", "name", "country__name", "latitude", "longitude"
         )
     )
-    points = [_on_sphere(latitude, longitude) for *_, latitude, longitude in rows]
+    points = [on_sphere(latitude, longitude) for *_, latitude, longitude in rows]
     found = []
     for index, (code, name, country, *_) in enumerate(rows):
         neighbour, chord = _nearest(points, index)
@@ -87,19 +86,11 @@ def remotest_airports(limit: int) -> list[dict[str, Any]]:
                 "name": name,
                 "country": country,
                 "neighbour": rows[neighbour][0],
-                "km": round(2 * EARTH_RADIUS * math.asin(min(1.0, chord / 2))),
+                "km": kilometres(chord),
             }
         )
     found.sort(key=lambda row: row["km"], reverse=True)
     return found[:limit]
-
-
-Point = tuple[float, float, float]
-
-
-def _on_sphere(latitude: float, longitude: float) -> Point:
-    phi, theta = math.radians(latitude), math.radians(longitude)
-    return (math.cos(phi) * math.cos(theta), math.cos(phi) * math.sin(theta), math.sin(phi))
 
 
 def _nearest(points: list[Point], index: int) -> tuple[int, float]:

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import views
+from . import group_views, views
 
 app_name = "airports"
 urlpatterns = [
@@ -15,6 +15,12 @@ urlpatterns = [
     path("report/", views.report, name="report"),
     path("live/", views.live, name="live"),
     path("live.json", views.live_json, name="live_json"),
+    path("groups/", group_views.group, name="groups"),
+    path("groups/start/", group_views.start, name="start"),
+    path("groups/<str:group>/<int:size>/", group_views.group, name="group"),
+    path("groups/<str:group>/<int:size>.json", group_views.group_json, name="group_json"),
+    path("groups/<str:group>/<int:size>/summary/", group_views.summary, name="summary"),
+    path("groups/<str:group>/delete/", group_views.delete, name="delete_group"),
     path("read/<str:kind>/<str:argument>/", views.read_json, name="read"),
     path("state/<str:kind>/<str:argument>/", views.state_json, name="state"),
     path("act/<str:verb>/<str:kind>/<str:argument>/", views.act, name="act"),

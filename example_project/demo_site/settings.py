@@ -36,6 +36,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "async_cache",
+    "async_cache.results",
     "airports",
 ]
 
@@ -126,6 +127,13 @@ else:
         **{name: str(folder) for name, folder in _folders.items()},
         "polling_interval": 0.1,  # seconds; the default of one second would delay each refresh
     }
+# Results of Celery tasks: in Redis, and of tasks with persist=True in the database too. Most tasks
+# keep none. `async_task` does not need this: it keeps its results in the store of async_cache.
+if REDIS_URL:
+    CELERY_RESULT_BACKEND = f"async-cache-redis+{REDIS_URL}"
+    CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {"global_keyprefix": f"{KEY_PREFIX}:"}
+else:
+    CELERY_RESULT_BACKEND = "async-cache-db"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_TASK_IGNORE_RESULT = True
@@ -143,6 +151,10 @@ ASYNC_CACHE: dict[str, Any] = {
     "JOBS": {
         "airports.jobs.AirportWeather": {"ttl": 10, "queue": "upstream"},
         "async_cache.QuerySetGetJob:airports.Airport": {"ttl": 30},
+    },
+    "RESULTS": {
+        "CACHED": False,  # async_task writes rows; True keeps results in the cache only
+        "VIEW_PERMISSION": "airports.group_views.anyone",  # by default, staff may ask
     },
 }
 

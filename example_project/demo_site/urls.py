@@ -5,5 +5,6 @@ from django.urls import include, path
 
 urlpatterns = [
     path("", include("airports.urls")),
+    path("results/", include("async_cache.results.urls")),  # states and values as JSON
     path("admin/", admin.site.urls),
 ]

@@ -2,21 +2,20 @@
 
 What is asserted, over HTTP: a miss waits for the source; a stale value is answered in milliseconds
 while the source takes seconds; the worker, and no request, fetched the new value; a failing source
-costs no reader anything; the other pages answer.
+costs no reader anything; a group of calls fills in call order, with its failures told apart; the
+result of a Celery task is a row of the database; the other pages answer.
 """
 
 from __future__ import annotations
 
-import http.cookiejar
-import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from .browser import Browser, CheckFailed, expect
+from .check_group import check_group
 from .processes import DemoError, Supervisor
 from .stage import Stage, control
 
@@ -31,11 +30,8 @@ PAGES = (
     "/board/",
     "/report/",
     "/live/",
+    "/groups/",
 )
-
-
-class CheckFailed(Exception):
-    """Something is not as promised; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -46,43 +42,6 @@ class Step:
     state: str
     seconds: float | None
     note: str
-
-
-class Browser:
-    """Reads pages and sends forms as a browser does: with cookies and the CSRF token."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.cookies = http.cookiejar.CookieJar()
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.cookies)
-        )
-
-    def get(self, path: str) -> bytes:
-        """Return the body of a page; anything but success is a failed check."""
-        return self._open(urllib.request.Request(self.url + path))
-
-    def json(self, path: str) -> dict[str, Any]:
-        """Return what a JSON address answers."""
-        body: dict[str, Any] = json.loads(self.get(path))
-        return body
-
-    def post(self, path: str) -> None:
-        """Send an empty form."""
-        token = next((c.value for c in self.cookies if c.name == "csrftoken"), None) or ""
-        headers = {"X-CSRFToken": token, "Accept": "application/json"}
-        self._open(urllib.request.Request(self.url + path, b"", headers, method="POST"))
-
-    def _open(self, request: urllib.request.Request) -> bytes:
-        try:
-            with self._opener.open(request, timeout=30) as answer:
-                body: bytes = answer.read()
-                return body
-        except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
-            raise CheckFailed(f"{request.full_url}: {error.code}\n{text[:2000]}") from error
-        except OSError as error:
-            raise CheckFailed(f"{request.full_url} does not answer: {error}") from error
 
 
 class Check:
@@ -108,6 +67,7 @@ class Check:
         self.board()
         self.source_fails("weather/KEF")
         self.database_list()
+        check_group(self)
         self.pages()
 
     def read(self, address: str) -> tuple[dict[str, Any], float]:
@@ -249,12 +209,6 @@ def _paced(ready: Callable[[], bool], pause: float) -> Callable[[], bool]:
         return answer
 
     return asked
-
-
-def expect(holds: bool, otherwise: str) -> None:
-    """Raise CheckFailed unless a promise holds."""
-    if not holds:
-        raise CheckFailed(otherwise)
 
 
 def duration(seconds: float | None) -> str:

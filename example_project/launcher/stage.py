@@ -38,12 +38,14 @@ class Stage:
         upstream: Where the slow weather service is.
         backing: What serves as cache and broker.
         logs: The directory that holds what each process prints.
+        password: That of the user `demo` of the admin.
     """
 
     url: str
     upstream: str
     backing: Backing
     logs: Path
+    password: str
 
 
 @contextmanager
@@ -71,7 +73,13 @@ def running_stage(
                 environment = make_environment(
                     os.environ, run, redis_url, address(upstream), prefix
                 )
-                stage = Stage(address(web), address(upstream), backing, supervisor.logs)
+                stage = Stage(
+                    address(web),
+                    address(upstream),
+                    backing,
+                    supervisor.logs,
+                    environment["DEMO_PASSWORD"],
+                )
                 _prepare(supervisor, environment, say)
                 say("starting worker, weather service and web server")
                 _start(supervisor, environment, web, upstream, delay)
@@ -152,6 +160,7 @@ def make_environment(
         "DEMO_KEY_PREFIX": prefix,
         "DEMO_UPSTREAM_URL": upstream,
         "DEMO_SECRET_KEY": secrets.token_urlsafe(32),
+        "DEMO_PASSWORD": secrets.token_hex(4),
         "DEMO_WORKER_READY": str(run / "worker-ready"),
     }
 
