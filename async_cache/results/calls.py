@@ -11,12 +11,13 @@ from asgiref.sync import sync_to_async
 from django.db import models
 
 from async_cache import clock
+from async_cache.options import seconds
 from async_cache.results import groups
 from async_cache.results.conf import get_results_settings
 from async_cache.results.layers import get_layer
 from async_cache.results.messages import CallMessage, seal_call
 from async_cache.results.proxies import Task
-from async_cache.results.running import find_path, run_call
+from async_cache.results.running import Site, find_path, run_call
 from async_cache.secret_keys import get_ring
 
 __all__ = ["OPTIONS", "AsyncTask", "aasync_task", "async_task"]
@@ -27,6 +28,10 @@ OPTIONS: Final = ("hook", "group", "save", "sync", "cached", "timeout", "task_na
 
 def async_task(func: str | Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     """Call a function in a worker.
+
+    The message goes out at once, whatever becomes of the caller's transaction, and a worker may
+    begin before the transaction commits. To send it after the commit, and not at all after a
+    rollback, write ``transaction.on_commit(partial(async_task, "shop.orders.ship", order.pk))``.
 
     Args:
         func: Its dotted path, or the function itself when a path leads to it.
@@ -42,12 +47,17 @@ def async_task(func: str | Callable[..., Any], *args: Any, **kwargs: Any) -> str
 
     Raises:
         TypeError: ``q_options`` holds an unknown name, or no path leads to the function.
+        ConfigurationError: ``timeout`` is no duration.
         UnkeyableArgument: An argument cannot travel.
+        DispatchFailed: The broker did not take the message within ``PUBLISH_TIMEOUT``. A group does
+            not count the call.
+        StoreUnavailable: The store of its group did not give it a place.
     """
     options = _take_options(kwargs)
     cached = options.get("cached")
     if cached is None:
         cached = get_results_settings().cached
+    timeout = seconds(options.get("timeout"), "timeout")
     path, hook, group = path_of(func), options.get("hook"), options.get("group")
     message = CallMessage(
         id=uuid.uuid4().hex,
@@ -65,12 +75,12 @@ def async_task(func: str | Callable[..., Any], *args: Any, **kwargs: Any) -> str
         sequence = get_layer(message.cached).reserve(message.group)
         message = message._replace(sequence=sequence)
     if options.get("sync"):
-        run_call(message)
+        run_call(message, Site(timeout=timeout))
         return message.id
-    sealed = seal_call(message, get_ring())
+    sealed = seal_call(message._replace(queued=clock.now()), get_ring())
     # Celery is imported by the first call: who only reads results does not need it.
     tasks = import_module("async_cache.results.tasks")
-    tasks.publish(sealed, message.id, path, options.get("timeout"))
+    tasks.publish(sealed, message.id, path, timeout)
     return message.id
 
 

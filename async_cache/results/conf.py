@@ -28,8 +28,11 @@ class ResultsSettings:
         group_cap: Most rows of one group that a purge keeps; None is no cap.
         refreshes: Most records of refreshes that are kept; 0 keeps none.
         serializer: How `async_task` writes values: ``"pickle"`` (sealed), ``"json"``, or a path.
+        notify: Whether the database tells of rows that become ready: ``NOTIFY`` on PostgreSQL.
         view_permission: Who may ask the status views: a function, or a dotted path to one, that
             takes the request and the id; None permits active staff.
+        track_started: Whether a worker says that a call of `async_task` has begun, one write more;
+            None is what Celery's ``task_track_started`` says.
     """
 
     cache: str | None = None
@@ -41,7 +44,9 @@ class ResultsSettings:
     group_cap: int | None = None
     refreshes: int = 1_000
     serializer: str = "pickle"
+    notify: bool = True
     view_permission: Callable[..., bool] | str | None = None
+    track_started: bool | None = None
 
 
 def _persist(value: Any) -> bool | str:
@@ -86,7 +91,9 @@ _KEYS: Final[Mapping[str, Validator]] = MappingProxyType(
         "RETENTION": _retention,
         "GROUP_CAP": validators.integer(minimum=1, none=True),
         "REFRESHES": validators.integer(minimum=0),
+        "NOTIFY": validators.boolean,
         "VIEW_PERMISSION": _permission,
+        "TRACK_STARTED": validators.optional(validators.boolean),
         "SERIALIZER": validators.text("the name of a serializer or a dotted path to one"),
     }
 )

@@ -5,6 +5,7 @@
     AsyncCacheError
     ├── NoResult        (also LookupError)  there is no record of a task
     ├── TaskFailed      stands for an error whose class cannot be had here
+    ├── TaskTimeout     (also TimeoutError)  a call ran past its ``timeout``
     └── RecordRejected  stored bytes do not open; readers turn it into "no record"
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from async_cache.exceptions import AsyncCacheError
 
-__all__ = ["NoResult", "RecordRejected", "TaskFailed"]
+__all__ = ["NoResult", "RecordRejected", "TaskFailed", "TaskTimeout"]
 
 
 class NoResult(AsyncCacheError, LookupError):
@@ -38,3 +39,7 @@ class TaskFailed(AsyncCacheError):
 
     def __str__(self) -> str:
         return f"{self.error_type}: {self.text}" if self.text else self.error_type
+
+
+class TaskTimeout(AsyncCacheError, TimeoutError):
+    """A call of `async_task` ran past its ``timeout``."""

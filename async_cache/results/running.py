@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import logging
 import traceback
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from asgiref.sync import async_to_sync
 
 from async_cache import clock
-from async_cache.exceptions import MessageRejected
+from async_cache.exceptions import MessageRejected, StoreUnavailable
 from async_cache.results.codec import encode_error, encode_value
+from async_cache.results.exceptions import TaskTimeout
 from async_cache.results.layers import get_layer
 from async_cache.results.messages import CallMessage, open_call
 from async_cache.results.proxies import Task
-from async_cache.results.records import FAILURE, SUCCESS, Record
+from async_cache.results.records import FAILURE, NO_RECORD, STARTED, SUCCESS, Record
+from async_cache.results.signals import hook_failed
 from async_cache.secret_keys import get_ring
-from async_cache.signals import announce, refresh_dropped
+from async_cache.signals import announce, error_name, refresh_dropped
 
-__all__ = ["find_path", "run_call", "run_sealed"]
+__all__ = ["JOB", "Site", "find_path", "keep_end", "run_call", "run_sealed"]
+
+logger = logging.getLogger("async_cache.results")
 
 MAX_TRACEBACK: Final = 20_000
 
+JOB: Final = "async_cache.results"
+"""What announcements name in place of a job."""
 
-def run_sealed(sealed: object, worker: str = "") -> str:
+
+class Site(NamedTuple):
+    """Where a call is made.
+
+    Attributes:
+        worker: Its name, for the record.
+        tracks: Whether a record says that the call has begun.
+        timeout: Seconds that the call may take; a coroutine is stopped after them.
+        timeouts: What the call is interrupted with when its time is over.
+    """
+
+    worker: str = ""
+    tracks: bool = False
+    timeout: float | None = None
+    timeouts: tuple[type[BaseException], ...] = ()
+
+
+def run_sealed(sealed: object, site: Site) -> str:
     """Open a sealed call and make it; one that does not open is dropped and announced.
 
     Returns:
@@ -33,47 +59,118 @@ def run_sealed(sealed: object, worker: str = "") -> str:
     try:
         message = open_call(sealed, get_ring())
     except MessageRejected as error:
-        announce(refresh_dropped, job="", key="", reason=error.reason)
+        announce(refresh_dropped, job=JOB, key="", reason=error.reason)
         return "dropped"
-    return run_call(message, worker).state
+    return run_call(message, site).state
 
 
-def run_call(message: CallMessage, worker: str = "") -> Record:
+def run_call(message: CallMessage, site: Site) -> Record:
     """Make a call, keep its outcome and tell the hook; return the record."""
-    record = Record(
-        id=message.id,
-        name=message.name or message.path,
-        created=message.created,
-        queued=message.created,
-        started=clock.now(),
-        worker=worker,
-        group=message.group,
-        sequence=message.sequence,
-    )
-    record = _ended(record, message)
+    record = _begun(message, site, clock.now())
+    if site.tracks and message.save:
+        _save_start(record, message)
+    record = _ended(record, message, site)
     if message.save or not record.successful:
-        seconds = None if isinstance(message.cached, bool) else message.cached
-        get_layer(message.cached).save(record, seconds)
+        _save(record, message)
     if message.hook:
-        find_path(message.hook)(Task.from_record(record, message.cached is not False))
+        _tell_hook(record, message, site)
     return record
 
 
-def _ended(record: Record, message: CallMessage) -> Record:
+def keep_end(sealed: object, state: str, error: BaseException, site: Site) -> bool:
+    """Keep the end of a call whose process could not tell of it.
+
+    Args:
+        sealed: The message; its arguments are not opened.
+        state: FAILURE or REVOKED.
+        error: What ended it.
+        site: Where it ran.
+
+    Returns:
+        False when there was nothing to keep: the call has ended, or the message is none.
+    """
     try:
-        value = find_path(message.path)(*message.args, **message.kwargs)
-        if inspect.iscoroutine(value):
-            value = async_to_sync(_awaited)(value)
+        message = open_call(sealed, get_ring(), arguments=False)
+    except MessageRejected:
+        return False  # dropped and announced by who ran it
+    found = get_layer(message.cached).get(message.id)
+    if found is not NO_RECORD and found.ready:
+        return False
+    record = _begun(message, site, None)
+    ended = record.replace(state=state, finished=clock.now(), **encode_error(error)._asdict())
+    return _save(ended, message)
+
+
+def _begun(message: CallMessage, site: Site, started: float | None) -> Record:
+    return Record(
+        id=message.id,
+        name=message.name or message.path,
+        state=STARTED,
+        created=message.created,
+        queued=message.queued or None,
+        started=started,
+        worker=site.worker,
+        group=message.group,
+        sequence=message.sequence,
+    )
+
+
+def _save(record: Record, message: CallMessage) -> bool:
+    seconds = None if isinstance(message.cached, bool) else message.cached
+    return get_layer(message.cached).save(record, seconds)
+
+
+def _save_start(record: Record, message: CallMessage) -> None:
+    try:
+        _save(record, message)
+    except StoreUnavailable as error:
+        # The call is worth more than the word that it has begun.
+        logger.warning("The start of %s was not stored: %s.", message.id, error_name(error))
+
+
+def _ended(record: Record, message: CallMessage, site: Site) -> Record:
+    try:
+        value = _call(message.path, message.args, message.kwargs, site.timeout)
         encoded = encode_value(value, message.id)
         state, trace = SUCCESS, ""
     except Exception as error:  # noqa: BLE001 - whatever the project's function raises is kept
-        encoded = encode_error(error)
+        late = isinstance(error, site.timeouts)
+        encoded = encode_error(_late(message.path, site.timeout) if late else error)
         state, trace = FAILURE, "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
     return record.replace(state=state, finished=clock.now(), traceback=trace, **encoded._asdict())
 
 
-async def _awaited(coroutine: Any) -> Any:
-    return await coroutine
+def _late(path: str, seconds: float | None) -> TaskTimeout:
+    after = "its time limit" if seconds is None else f"its timeout of {seconds:g} s"
+    return TaskTimeout(f"{path} ran past {after}.")
+
+
+def _tell_hook(record: Record, message: CallMessage, site: Site) -> None:
+    """Call the hook. The task has ended, so an error of the hook changes nothing of it."""
+    task = Task.from_record(record, message.cached is not False)
+    try:
+        _call(message.hook, (task,), {}, None)
+    except Exception as error:  # noqa: BLE001 - logged and announced
+        kind = error_name(error)
+        logger.error("The hook %s of the task %s raised %s.", message.hook, message.id, kind)
+        announce(hook_failed, task_id=message.id, hook=message.hook, error=error, error_type=kind)
+
+
+def _call(path: str, args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float | None) -> Any:
+    value = find_path(path)(*args, **kwargs)
+    return async_to_sync(_awaited)(value, path, timeout) if inspect.iscoroutine(value) else value
+
+
+async def _awaited(coroutine: Any, path: str, timeout: float | None) -> Any:
+    # It may run in a thread of its own, where an interruption of this one does not reach it.
+    bound = asyncio.timeout(timeout)
+    try:
+        async with bound:
+            return await coroutine
+    except TimeoutError as error:
+        if bound.expired():
+            raise _late(path, timeout) from error
+        raise
 
 
 def find_path(path: str) -> Any:

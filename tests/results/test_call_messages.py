@@ -15,7 +15,7 @@ from async_cache.keys import Call
 from async_cache.messages import RefreshMessage, seal_message
 from async_cache.results.messages import CallMessage, open_call, seal_call
 from async_cache.results.models import TaskResult
-from async_cache.results.running import run_sealed
+from async_cache.results.running import Site, run_sealed
 from async_cache.results.tasks import run
 from async_cache.secret_keys import get_ring
 from async_cache.signals import refresh_dropped
@@ -41,10 +41,10 @@ def guessed(text: str) -> str:
 @pytest.mark.django_db
 def test_a_forged_call_runs_and_imports_nothing(forge: Any) -> None:
     sys.modules.pop(UNTOUCHED, None)
-    seen: list[str] = []
+    seen: list[tuple[str, str]] = []
 
-    def listen(*, reason: str, **_: Any) -> None:
-        seen.append(reason)
+    def listen(*, job: str, reason: str, **_: Any) -> None:
+        seen.append((job, reason))
 
     refresh_dropped.connect(listen)
     try:
@@ -52,7 +52,7 @@ def test_a_forged_call_runs_and_imports_nothing(forge: Any) -> None:
         assert run.apply(args=(text,)).get() == "dropped"
     finally:
         refresh_dropped.disconnect(listen)
-    assert seen == ["forged"]
+    assert seen == [("async_cache.results", "forged")]
     assert UNTOUCHED not in sys.modules
     assert not TaskResult.objects.exists()
 
@@ -63,14 +63,25 @@ def test_another_secret_or_purpose_does_not_open() -> None:
     refresh = RefreshMessage(job="j", version=1, constructor=Call((), {}), items=())
     with pytest.raises(MessageRejected, match="seal"):
         open_call(seal_message(refresh, get_ring()), get_ring())
-    assert run_sealed(json.dumps({"path": "os.getcwd"})) == "dropped"
-    assert run_sealed(b"bytes") == "dropped"
+    assert run_sealed(json.dumps({"path": "os.getcwd"}), Site()) == "dropped"
+    assert run_sealed(b"bytes", Site()) == "dropped"
 
 
 def test_arguments_come_back_type_for_type() -> None:
     moment = datetime(2026, 1, 2, tzinfo=UTC)
     message = CallMessage(
-        "id", "a.b", ((1, [2]), {3: b"x"}), {"when": moment}, "n", "g", 7, 1.5, 2.5, "h.k", False, 60.0
+        "id",
+        "a.b",
+        ((1, [2]), {3: b"x"}),
+        {"when": moment},
+        "n",
+        "g",
+        7,
+        1.5,
+        2.5,
+        "h.k",
+        False,
+        60.0,
     )
     assert open_call(seal_call(message, get_ring()), get_ring()) == message
     former = KeyRing(["new", "old"])

@@ -32,11 +32,20 @@ def test_values_in_their_final_form(settings: Any) -> None:
         "RESULTS": {
             "CACHE": "file", "PERSIST": "buffered", "EXPIRES": 60, "MAX_WAIT": 5, "CACHED": 30,
             "RETENTION": {"SUCCESS": 60, "*": 5}, "GROUP_CAP": 7, "REFRESHES": 0,
-            "SERIALIZER": "json",
+            "SERIALIZER": "json", "TRACK_STARTED": True,
         }
     }  # fmt: skip
     assert get_results_settings() == ResultsSettings(
-        "file", "buffered", 60.0, 5.0, 30.0, {"SUCCESS": 60.0, "*": 5.0}, 7, 0, "json"
+        "file",
+        "buffered",
+        60.0,
+        5.0,
+        30.0,
+        {"SUCCESS": 60.0, "*": 5.0},
+        7,
+        0,
+        "json",
+        track_started=True,
     )
     settings.ASYNC_CACHE = {}
     assert get_results_settings() == ResultsSettings()
@@ -55,6 +64,7 @@ def test_values_in_their_final_form(settings: Any) -> None:
         ({"RETENTION": [1]}, "RETENTION"),
         ({"GROUP_CAP": 0}, "GROUP_CAP"),
         ({"CACHE": 7}, "CACHE"),
+        ({"TRACK_STARTED": 1}, "TRACK_STARTED"),
         (7, "RESULTS"),
     ],
 )
