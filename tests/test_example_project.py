@@ -175,6 +175,62 @@ def test_the_table_has_one_line_a_step() -> None:
     assert lines[2].split() == ["then", "fresh"]
 
 
+# The page of a result group
+
+GROUP = """
+import json, sys
+import django
+django.setup()
+from django.conf import settings
+from django.core.management import call_command
+from demo_site.celery import app
+from airports import flights, models
+from django.test import Client
+
+call_command("migrate", verbosity=0)
+flights.PAUSE = 0
+app.conf.update(task_always_eager=True, result_backend="async-cache-db")
+for n in range(12):
+    country = models.Country.objects.create(code=f"A{chr(65 + n)}", name=f"Country {n:02}")
+    for step in range(14 - n):
+        models.Airport.objects.create(
+            code=f"{chr(65 + n)}{step:02}", country=country, elevation=0, latitude=0, longitude=step
+        )
+client = Client(headers={"host": "localhost"})
+page = client.post("/groups/start/", {"size": 11}).url
+shown = client.get(page).content.decode()
+told = client.get(page.rstrip("/") + ".json").json()
+address = f"/groups/{page.split('/')[2]}/delete/"
+deleted = client.post(address, headers={"accept": "application/json"})
+left = client.get(page.rstrip("/") + ".json").json()
+json.dump({"shown": shown, "told": told, "deleted": deleted.json(), "left": left}, sys.stdout)
+"""
+
+
+def test_the_page_of_a_group_shows_its_calls_in_order_and_which_failed(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "demo_site.settings",
+        "DEMO_DIR": str(tmp_path),
+        "DEMO_REDIS_URL": "",
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT.parent)]),
+    }
+    output = subprocess.check_output([sys.executable, "-c", GROUP], cwd=PROJECT, env=environment)
+    found = json.loads(output)
+    told = found["told"]
+    assert (told["ended"], told["failed"]) == (11, 1)
+    names = [member["name"] for member in told["members"]]
+    assert names == [f"Country {n:02}" for n in range(11)]
+    places = [found["shown"].index(f'data-tile="{name}"') for name in names]
+    assert places == sorted(places)
+    assert [member["success"] for member in told["members"]] == [True] * 9 + [False, True]
+    assert told["members"][9]["error"] == "NoReport: told to fail"
+    assert told["longest"] == told["members"][0]["value"] == [1446, "A00", "A13"]
+    assert found["deleted"]["members"] == 11
+    assert found["left"]["ended"] == 0
+    assert found["left"]["members"] == []
+
+
 # The directory of a run
 
 

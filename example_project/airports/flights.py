@@ -36,7 +36,7 @@ def longest_flight(code: str, fails: bool = False) -> Flight:
     """
     time.sleep(PAUSE)
     if fails:
-        raise NoReport("this call was told to fail")
+        raise NoReport("told to fail")
     rows = Airport.objects.filter(country__code=code).values_list("code", "latitude", "longitude")
     points = [(name, *on_sphere(latitude, longitude)) for name, latitude, longitude in rows]
     best, start, end = -1.0, "", ""

@@ -34,15 +34,17 @@ function showGroup(panel) {
 
 function memberRow(member) {
   const made = element("tr");
-  const [way, distance] = member.success ? flight(member.value) : ["", ""];
-  const what = element("td", way);
-  if (!member.success) what.append(element("span", "failed", "badge miss"), " " + member.error);
-  made.append(
-    element("td", member.name),
-    what,
-    element("td", distance, "number"),
-    element("td", member.seconds.toFixed(2) + " s", "number"),
-  );
+  made.append(element("td", member.name));
+  if (member.success) {
+    const [way, distance] = flight(member.value);
+    made.append(element("td", way, "way"), element("td", distance, "number"));
+  } else {
+    const error = element("td");
+    error.colSpan = 2;
+    error.append(element("span", "failed", "badge miss"), " " + member.error);
+    made.append(error);
+  }
+  made.append(element("td", member.seconds.toFixed(2) + " s", "number"));
   return made;
 }
 
@@ -52,7 +54,10 @@ function showTask(table) {
     if (answer === null) return false;
     const { status, result } = answer.task;
     field("status").textContent = status;
-    field("result").textContent = result === null ? "" : JSON.stringify(result);
+    const found = Object.entries(result ?? {});
+    field("result").textContent = found
+      .map(([name, number]) => `${number.toLocaleString("en")} ${name}`)
+      .join(", ");
     return result === null;
   });
 }
