@@ -6,9 +6,10 @@ between the read and the write of one, and where there is none a count may be lo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
-__all__ = ["MAX_TALLIES", "Tally", "all_tallies", "tally_of"]
+__all__ = ["MAX_TALLIES", "Tally", "all_tallies", "tally_of", "watch"]
 
 MAX_TALLIES: Final = 1_000
 """Jobs that are counted apart; those past them are counted together, under an empty name."""
@@ -36,15 +37,24 @@ class Tally:
 
 
 _tallies: Final[dict[str, Tally]] = {}
+_watcher: Callable[[], object] | None = None
 
 
 def tally_of(name: str) -> Tally:
     """Return the tally of a job."""
     if name not in _tallies and len(_tallies) >= MAX_TALLIES:
         name = ""
+    if _watcher is not None:
+        _watcher()
     return _tallies.setdefault(name, Tally())
 
 
 def all_tallies() -> dict[str, Tally]:
     """Return the tallies of this process by job."""
     return dict(_tallies)
+
+
+def watch(watcher: Callable[[], object] | None) -> None:
+    """Have a function called whenever a job is made ready to be read; None ends that."""
+    global _watcher
+    _watcher = watcher

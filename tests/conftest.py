@@ -32,6 +32,7 @@ from django.conf import settings as django_settings
 from django.core.cache import BaseCache, caches
 from django.db import connections
 
+from async_cache import tallies
 from tests.mariadb import MariadbServer
 from tests.servers import (
     MemcachedServer,
@@ -216,6 +217,12 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_statistics_thread() -> None:
+    """Share no statistics behind the tests: those of the monitor ask for it."""
+    tallies.watch(None)
 
 
 @pytest.fixture(autouse=True)

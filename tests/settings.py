@@ -33,6 +33,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.sessions",
     "async_cache",
+    "async_cache.monitor",
     "async_cache.results",
     "tests.app",
 ]
