@@ -18,7 +18,7 @@ from async_cache.results.layers import Counts, get_layer
 from async_cache.results.outcomes import count_members, ended_members, value_of, values_of
 from async_cache.results.proxies import Task
 from async_cache.results.records import NO_RECORD, READY_STATES, SUCCESS, NoRecord, Record
-from async_cache.results.waiting import arepeat, bound, repeat
+from async_cache.results.waiting import GROUP, NAME, TASK, Topic, await_until, bound, wait_until
 
 __all__ = [
     "acount_group",
@@ -61,6 +61,16 @@ class _Find:
     def done(self, found: Record | NoRecord) -> bool:
         return found is not NO_RECORD
 
+    def wait(self, wait: float) -> Record | NoRecord:
+        return wait_until(self.layer, self._topics, self.ask, self.done, bound(wait))
+
+    async def await_(self, wait: float) -> Record | NoRecord:
+        return await await_until(self.layer, self._topics, self.ask, self.done, bound(wait))
+
+    @property
+    def _topics(self) -> dict[Topic, int]:
+        return {Topic(TASK, self.task_id): 1, Topic(NAME, self.task_id): 1}
+
 
 class _Gather:
     """Ask a layer how many of a group ended."""
@@ -80,11 +90,15 @@ class _Gather:
 
     def wait(self) -> None:
         if self.seconds:
-            repeat(self.ask, self.done, self.seconds)
+            wait_until(self.layer, self._topics, self.ask, self.done, self.seconds)
 
     async def await_(self) -> None:
         if self.seconds:
-            await arepeat(self.ask, self.done, self.seconds)
+            await await_until(self.layer, self._topics, self.ask, self.done, self.seconds)
+
+    @property
+    def _topics(self) -> dict[Topic, int]:
+        return {Topic(GROUP, self.group_id): self.least}
 
 
 def _value(found: Record | NoRecord) -> Any:
@@ -113,13 +127,13 @@ def result(task_id: str, wait: float = 0, cached: Cached = None) -> Any:
         cached: Where to look.
     """
     find = _Find(task_id, cached)
-    return _value(repeat(find.ask, find.done, bound(wait)))
+    return _value(find.wait(wait))
 
 
 async def aresult(task_id: str, wait: float = 0, cached: Cached = None) -> Any:
     """Return what `result` does."""
     find = _Find(task_id, cached)
-    return _value(await arepeat(find.ask, find.done, bound(wait)))
+    return _value(await find.await_(wait))
 
 
 def fetch(task_id: str, wait: float = 0, cached: Cached = None) -> Task | None:
@@ -131,13 +145,13 @@ def fetch(task_id: str, wait: float = 0, cached: Cached = None) -> Task | None:
         cached: Where to look.
     """
     find = _Find(task_id, cached)
-    return _task(repeat(find.ask, find.done, bound(wait)), find.cached)
+    return _task(find.wait(wait), find.cached)
 
 
 async def afetch(task_id: str, wait: float = 0, cached: Cached = None) -> Task | None:
     """Return what `fetch` does."""
     find = _Find(task_id, cached)
-    return _task(await arepeat(find.ask, find.done, bound(wait)), find.cached)
+    return _task(await find.await_(wait), find.cached)
 
 
 def get(task_id: str, wait: float = 0, cached: Cached = None) -> Any:
@@ -148,13 +162,13 @@ def get(task_id: str, wait: float = 0, cached: Cached = None) -> Any:
         Exception: What the task failed with.
     """
     find = _Find(task_id, cached)
-    return _strict(repeat(find.ask, find.done, bound(wait)), task_id)
+    return _strict(find.wait(wait), task_id)
 
 
 async def aget(task_id: str, wait: float = 0, cached: Cached = None) -> Any:
     """Return or raise what `get` does."""
     find = _Find(task_id, cached)
-    return _strict(await arepeat(find.ask, find.done, bound(wait)), task_id)
+    return _strict(await find.await_(wait), task_id)
 
 
 def result_group(

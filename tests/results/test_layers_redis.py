@@ -12,7 +12,9 @@ from django.core.cache import caches
 
 from async_cache.exceptions import StoreUnavailable
 from async_cache.results.layers import Layer, get_cache_layer
+from async_cache.results.layers.redis import RedisLayer
 from async_cache.results.records import NO_RECORD, Record
+from async_cache.results.waiting import GROUP, NAME, TASK, Topic
 from tests.results.test_layers import failure, ids, stored, success, together
 
 
@@ -165,20 +167,23 @@ def test_counts_hold_while_many_save_the_same_tasks(redis_layer: Layer) -> None:
 
 def test_a_listener_is_told_of_records_and_counts(redis_layer: Layer, client: redis.Redis) -> None:
     assert redis_layer.tells
-    record, group = redis_layer.channel(task_id="a"), redis_layer.channel(group_id="g")
+    assert isinstance(redis_layer, RedisLayer)
+    topics = Topic(TASK, "a"), Topic(GROUP, "g"), Topic(NAME, "n")
+    record, group, name = (redis_layer.channel(topic).decode() for topic in topics)
     with client.pubsub(ignore_subscribe_messages=True) as listener:  # type: ignore[no-untyped-call]
-        listener.subscribe(record, group)
+        listener.subscribe(record, group, name)
+        listener.get_message(timeout=5)
         listener.get_message(timeout=5)
         listener.get_message(timeout=5)
         redis_layer.save(Record("a", state="STARTED", group="g"))
         redis_layer.save(failure("b", group="g"))
-        redis_layer.save(success("a", group="g"))
+        redis_layer.save(success("a", group="g", name="n"))
         told: list[tuple[str, str]] = []
-        while len(told) < 3:
+        while len(told) < 4:
             message = listener.get_message(timeout=5)
             assert message is not None
             told.append((message["channel"].decode(), message["data"].decode()))
-    assert told == [(group, "0:1"), (record, ""), (group, "1:1")]
+    assert told == [(group, "0:1"), (record, ""), (name, ""), (group, "1:1")]
 
 
 def test_what_leads_nowhere_is_no_record(redis_layer: Layer, client: redis.Redis) -> None:

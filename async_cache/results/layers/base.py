@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from async_cache.results.records import NO_RECORD, NoRecord, Record
+from async_cache.results.waiting.topics import Wire
 
 __all__ = ["Changed", "Counts", "Layer"]
 
@@ -29,10 +30,12 @@ class Changed(NamedTuple):
     Attributes:
         records: The records that are ready, by id.
         counts: The counts of each group, by group.
+        names: The names under which the last record is ready.
     """
 
     records: Mapping[str, Record]
     counts: Mapping[str, Counts]
+    names: frozenset[str] = frozenset()
 
 
 class Layer(ABC):
@@ -43,12 +46,19 @@ class Layer(ABC):
 
     Attributes:
         name: What checks and errors call it.
-        tells: Whether the store itself tells listeners that a record is ready; else who waits asks
-            `changed` from time to time.
     """
 
     name: str
-    tells: ClassVar[bool] = False
+
+    @property
+    def tells(self) -> bool:
+        """Whether the store itself tells that a record is ready; else who waits asks `changed`."""
+        return False
+
+    @property
+    def shared(self) -> bool:
+        """Whether another thread may ask it, for those who wait."""
+        return True
 
     @abstractmethod
     def save(self, record: Record, expires: float | None = None) -> bool:
@@ -103,14 +113,21 @@ class Layer(ABC):
 
     # Waiting.
 
-    def changed(self, task_ids: Sequence[str], groups: Sequence[str]) -> Changed:
-        """Answer all that a process waits for at once: ready records and counts of groups."""
+    def changed(
+        self, task_ids: Sequence[str], groups: Sequence[str], names: Sequence[str] = ()
+    ) -> Changed:
+        """Answer all that a process waits for at once: what is ready, and the counts of groups."""
         found = self.get_many(task_ids) if task_ids else []
+        named = {name: self.find(name) for name in names}
         return Changed(
             {r.id: r for r in found if r is not NO_RECORD and r.ready},
             {group_id: self.count(group_id) for group_id in groups},
+            frozenset(n for n, r in named.items() if r is not NO_RECORD and r.ready),
         )
 
-    def channel(self, *, task_id: str | None = None, group_id: str | None = None) -> str:
-        """Return the channel on which the store tells of a record or a group, where it `tells`."""
-        raise NotImplementedError(f"{self.name} does not tell of changes; ask changed().")
+    def open_wire(self) -> Wire | None:
+        """Connect to be told of what becomes ready; None where the store does not tell.
+
+        Called by the thread that uses the wire, and no other uses its database connections.
+        """
+        return None

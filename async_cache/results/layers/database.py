@@ -7,15 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from django.db import DatabaseError, InterfaceError, models
+from django.db import DatabaseError, InterfaceError, connections, models
 
 from async_cache.exceptions import StoreUnavailable
 from async_cache.results.apart import settle
+from async_cache.results.conf import get_results_settings
 from async_cache.results.exceptions import RecordRejected
 from async_cache.results.layers.base import Changed, Counts, Layer
+from async_cache.results.layers.postgres_wire import PostgresWire
 from async_cache.results.models import GroupSequence, TaskResult
 from async_cache.results.records import (
     NO_RECORD,
+    READY_STATES,
     NoRecord,
     Outcome,
     Record,
@@ -24,12 +27,14 @@ from async_cache.results.records import (
 )
 from async_cache.results.rows import to_text
 from async_cache.results.utils import from_timestamp
+from async_cache.results.waiting.topics import Wire
 from async_cache.signals import announce, entry_rejected
 
 __all__ = ["DatabaseLayer", "get_database_layer", "record_to_row"]
 
 CHUNK: Final = 500
 """Ids of one query."""
+NAMES_CHUNK: Final = 50
 _JOB: Final = "async_cache.results"
 
 
@@ -90,11 +95,14 @@ class DatabaseLayer(Layer):
 
     @property
     def _rows(self) -> models.QuerySet[TaskResult]:
-        manager = TaskResult.objects
-        # The primary: a replica may not have the newest rows yet.
-        alias = self.using or manager.connection_for_write().alias
+        alias = self._alias
         settle(alias)
-        return manager.using(alias)
+        return TaskResult.objects.using(alias)
+
+    @property
+    def _alias(self) -> str:
+        # The primary: a replica may not have the newest rows yet.
+        return self.using or TaskResult.objects.connection_for_write().alias
 
     def save(self, record: Record, expires: float | None = None) -> bool:
         with _available():
@@ -152,10 +160,44 @@ class DatabaseLayer(Layer):
         with _available():
             return self._rows.filter(task_id=task_id).order_by().delete()[0] > 0
 
-    def changed(self, task_ids: Sequence[str], groups: Sequence[str]) -> Changed:
-        found = self.get_many(task_ids) if task_ids else []
-        ready = {r.id: r for r in found if r is not NO_RECORD and r.ready}
-        return Changed(ready, self._counts(groups) if groups else {})
+    @property
+    def shared(self) -> bool:
+        connection: Any = connections[self._alias]
+        # Threads on a database in memory lock each other out.
+        return connection.vendor != "sqlite" or not connection.is_in_memory_db()
+
+    @property
+    def tells(self) -> bool:
+        return get_results_settings().notify and connections[self._alias].vendor == "postgresql"
+
+    def open_wire(self) -> Wire | None:
+        return PostgresWire.open(self._alias) if self.tells else None
+
+    def changed(
+        self, task_ids: Sequence[str], groups: Sequence[str], names: Sequence[str] = ()
+    ) -> Changed:
+        ready: dict[str, Record] = {}
+        with _available():
+            for start in range(0, len(task_ids), CHUNK):
+                part = list(task_ids[start : start + CHUNK])
+                rows = self._rows.filter(task_id__in=part, status__in=READY_STATES).order_by()
+                found = map(_open, rows)
+                ready |= {record.id: record for record in found if record is not NO_RECORD}
+        counts = self._counts(groups) if groups else {}
+        return Changed(ready, counts, self._ready_names(names))
+
+    def _ready_names(self, names: Sequence[str]) -> frozenset[str]:
+        """Return the names whose last row is ready; one query for many."""
+        found: set[str] = set()
+        with _available():
+            for start in range(0, len(names), NAMES_CHUNK):
+                rows, last = self._rows, models.Q()
+                for name in names[start : start + NAMES_CHUNK]:
+                    named = rows.filter(task_name=name).order_by("-date_done").values("pk")
+                    last |= models.Q(pk=models.Subquery(named[:1]))
+                ended = rows.filter(last, status__in=READY_STATES).order_by()
+                found.update(map(str, ended.values_list("task_name", flat=True)))
+        return frozenset(found)
 
     def _counts(self, groups: Sequence[str]) -> dict[str, Counts]:
         """Count by rank: the index of the groups holds it."""

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from async_cache.exceptions import StoreUnavailable
 from async_cache.results.codec import record_opener
 from async_cache.results.layers.base import Changed, Counts, Layer
 from async_cache.results.layers.names import Names
 from async_cache.results.layers.opening import opened
+from async_cache.results.layers.redis_wire import RedisWire
 from async_cache.results.layers.scripts import (
     DELETE,
     FORGET,
@@ -29,6 +30,7 @@ from async_cache.results.records import (
     merge,
 )
 from async_cache.results.sealed import dump_record
+from async_cache.results.waiting.topics import NAME, TASK, Topic, Wire
 from async_cache.stores.exchanges import Exchange
 from async_cache.stores.redis import RedisStore
 from async_cache.stores.registry import get_store
@@ -66,13 +68,15 @@ class RedisLayer(Layer):
         expires: Seconds that a record lives by default.
     """
 
-    tells: ClassVar[bool] = True
-
     def __init__(self, alias: str, prefix: str, expires: float) -> None:
         self.alias = alias
         self.name = f"the cache {alias!r}"
         self._names = Names(prefix)
         self._expires = expires
+
+    @property
+    def tells(self) -> bool:
+        return True
 
     def save(self, record: Record, expires: float | None = None) -> bool:
         life = _ms(self._expires if expires is None else expires)
@@ -174,9 +178,27 @@ class RedisLayer(Layer):
         replies = store.drive(store.exchanges.send(commands))
         return [Counts(int(s or 0), int(f or 0)) for s, f in replies]
 
-    def changed(self, task_ids: Sequence[str], groups: Sequence[str]) -> Changed:
+    def changed(
+        self, task_ids: Sequence[str], groups: Sequence[str], names: Sequence[str] = ()
+    ) -> Changed:
         ready = super().changed(task_ids, ()).records
-        return Changed(ready, dict(zip(groups, self._counts(groups), strict=True)))
+        counts = dict(zip(groups, self._counts(groups), strict=True))
+        return Changed(ready, counts, self._ready_names(names))
+
+    def _ready_names(self, names: Sequence[str]) -> frozenset[str]:
+        if not names:
+            return frozenset()
+        store, opener = self._store, record_opener()
+        commands = [pack(b"GET", self._key(self._names.name(name))) for name in names]
+        replies = store.drive(store.exchanges.send(commands))
+        tails = {name: t.decode() for name, t in zip(names, replies, strict=True) if t is not None}
+        found = {
+            name: self._opened(answer, None, opener)
+            for name, answer in zip(tails, self._read(list(tails.values())), strict=True)
+        }
+        return frozenset(
+            name for name, r in found.items() if r is not NO_RECORD and r.ready and r.name == name
+        )
 
     def reserve(self, group_id: str, n: int = 1) -> int:
         key = self._key(self._names.group(group_id))
@@ -197,11 +219,17 @@ class RedisLayer(Layer):
     def forget(self, task_id: str) -> bool:
         return bool(self._run(FORGET, [self._call(self._names.tail(task_id))])[0])
 
-    def channel(self, *, task_id: str | None = None, group_id: str | None = None) -> str:
-        """Return the Pub/Sub channel of a record, or of a group, whose message is its counts."""
-        if task_id is not None:
-            return self._key(self._names.record(self._names.tail(task_id))).decode()
-        return self._key(self._names.group(group_id or "")).decode()
+    def open_wire(self) -> Wire | None:
+        return RedisWire.open(self._store, self.channel)
+
+    def channel(self, topic: Topic) -> bytes:
+        """Return the Pub/Sub channel of a topic; the message of a group is its counts."""
+        names = self._names
+        if topic.kind == TASK:
+            return self._key(names.record(names.tail(topic.name)))
+        if topic.kind == NAME:
+            return self._key(names.name(topic.name))
+        return self._key(names.group(topic.name))
 
     # The store may be made anew when settings change.
 

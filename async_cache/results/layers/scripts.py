@@ -117,6 +117,7 @@ if KEYS[3] then redis.call('SET', KEYS[3], id, 'PX', life) end
 if outcome(rank) then
   -- Who may not publish may still save.
   redis.pcall('PUBLISH', KEYS[1], '')
+  if KEYS[3] then redis.pcall('PUBLISH', KEYS[3], '') end
   if members then
     local counts = redis.call('HMGET', group, 's', 'f')
     redis.pcall('PUBLISH', group, (counts[1] or '0') .. ':' .. (counts[2] or '0'))

@@ -9,6 +9,7 @@ from typing import Any, Final, TypedDict, TypeVar, Unpack
 from django.db import models
 
 from async_cache.exceptions import UnstorableValue
+from async_cache.results import notices
 from async_cache.results.apart import run_apart
 from async_cache.results.managers.base import ResultManager
 from async_cache.results.records import READY_STATES, rank
@@ -196,6 +197,7 @@ class TaskResultManager(ResultManager[M]):
         )
         if answer is None:
             return None, False
+        notices.tell(alias, answer)
         return (answer[0] if answer else None), True
 
     def store_rows(
@@ -207,12 +209,23 @@ class TaskResultManager(ResultManager[M]):
             Those that were not refused; None when the writes wait for the end of a transaction.
         """
         alias = using or self.connection_for_write().alias
-        return run_apart(
+        answer = run_apart(
             alias, lambda: self._upsert(rows, using=alias, exception_retry_count=retries)
         )
+        if answer is not None:
+            notices.tell(alias, answer)
+        return answer
 
     @transaction_retry(max_retries=2)
     def _upsert(self, rows: Sequence[Mapping[str, Any]], *, using: str) -> list[M]:
+        return self.write_rows(rows, using)
+
+    def write_rows(self, rows: Sequence[Mapping[str, Any]], using: str) -> list[M]:
+        """Write rows that `make_row` made as part of the caller's transaction.
+
+        Returns:
+            Those that were not refused.
+        """
         if not rows:
             return []
         small = [
