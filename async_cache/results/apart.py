@@ -1,8 +1,9 @@
 """Write results apart from the caller's transaction, so that they survive its rollback.
 
 A server database gets a second, autocommit connection. SQLite lets one connection write at a time,
-so there the write waits, in a thread of its own, for the end of the transaction. Where that cannot
-be either (a database in memory, no threads, a full queue) the write is part of the transaction.
+so there the write waits, in a thread of its own, for the end of the transaction; so it does on a
+server where the caller's own transaction has locked what would be written. Where that cannot be
+either (a database in memory, no threads, a full queue) the write is part of the transaction.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar, overload
 
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, transaction
 
 from async_cache import clock, threads
 from async_cache.hooks import in_transaction
-from async_cache.results.retrying import is_busy
+from async_cache.results.retrying import ends_transaction, is_blocked
 from async_cache.stores.database import Detour, _swapped
 
 __all__ = ["close", "flush", "run_apart", "settle"]
@@ -29,10 +30,12 @@ logger = logging.getLogger("async_cache.results")
 T = TypeVar("T")
 
 QUEUE_SIZE: Final = 10_000
-"""Writes that may wait for the end of transactions on SQLite."""
+"""Writes that may wait for the end of transactions."""
 GIVE_UP_SECONDS: Final = 60.0
 """How long one of them tries while other transactions hold the database."""
 PAUSE_SECONDS: Final = 0.02
+TRIES: Final = 3
+"""Transactions of one write on a server that ends them: a deadlock on MySQL."""
 SETTLE_SECONDS: Final = 1.0
 """How long a reader waits for them."""
 EXIT_SECONDS: Final = 5.0
@@ -56,11 +59,17 @@ class _Apart(Detour):
             return work(*args)
         second = self._second(first)
         with _swapped({self._alias: second.wrapper}):
+            for _ in range(TRIES - 1):
+                try:
+                    return self._run_apart(second, self._alias, work, *args)
+                except DatabaseError as error:
+                    if not ends_transaction(error):
+                        raise
             return self._run_apart(second, self._alias, work, *args)
 
 
 class _Later:
-    """The writes that wait for the end of a transaction on SQLite, and their thread."""
+    """The writes that wait for the end of a transaction, and their thread."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[Callable[[], object]] = queue.Queue(QUEUE_SIZE)
@@ -111,8 +120,8 @@ class _Later:
             try:
                 work()
             except DatabaseError as error:
-                if is_busy(error) and clock.monotonic() < end:
-                    # Mostly the driver's own timeout has passed meanwhile.
+                if is_blocked(error) and clock.monotonic() < end:
+                    # Mostly the database's own timeout has passed meanwhile.
                     time.sleep(PAUSE_SECONDS)
                     continue
                 logger.exception("A result was not stored.")
@@ -133,7 +142,7 @@ threads.after_fork(_reset)
 
 
 def flush(seconds: float = EXIT_SECONDS) -> bool:
-    """Wait until the writes queued during transactions on SQLite are done.
+    """Wait until the writes queued during transactions are done.
 
     Args:
         seconds: The longest wait.
@@ -149,8 +158,7 @@ atexit.register(flush)
 
 def settle(alias: str) -> None:
     """Wait, before a read outside a transaction, for what this process stored during its last."""
-    connection = connections[alias]
-    if connection.vendor == "sqlite" and not in_transaction(connection):
+    if not in_transaction(connections[alias]):
         flush(SETTLE_SECONDS)
 
 
@@ -174,19 +182,36 @@ def run_apart(alias: str, work: Callable[[], T], *, later: bool = True) -> T | N
     Args:
         alias: The database.
         work: The work; it looks its connection up by the alias.
-        later: Whether it may wait for the end of the transaction on SQLite; else it is then part
-            of the transaction.
+        later: Whether it may wait for the end of the transaction; on SQLite it is else part of it.
 
     Returns:
         What it returned; None when it waits.
     """
     connection: Any = connections[alias]
     if connection.vendor != "sqlite":
-        found: dict[str, _Apart] = _detours.__dict__
-        if alias not in found:
-            found[alias] = _Apart(alias)
-        return found[alias].run(work)
+        return _run_on_server(alias, work, later)
     waits = later and in_transaction(connection) and not connection.is_in_memory_db()
     if waits and _later.put(work):
         return None
     return work()
+
+
+def _run_on_server(alias: str, work: Callable[[], T], later: bool) -> T | None:
+    found: dict[str, _Apart] = _detours.__dict__
+    if alias not in found:
+        found[alias] = _Apart(alias)
+    try:
+        return found[alias].run(work)
+    except DatabaseError as error:
+        # Most likely the caller's own transaction holds the lock.
+        blocked = later and is_blocked(error) and in_transaction(connections[alias])
+        if blocked and _later.put(lambda: _bounded(alias, work)):
+            return None
+        raise
+
+
+def _bounded(alias: str, work: Callable[[], object]) -> None:
+    """Do work that gives up after a while where a lock is held."""
+    with transaction.atomic(using=alias):
+        _Apart._bound_waits(connections[alias])
+        work()

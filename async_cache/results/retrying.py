@@ -20,7 +20,7 @@ from django.db import (
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["can_succeed", "is_busy", "transaction_retry"]
+__all__ = ["can_succeed", "ends_transaction", "is_blocked", "is_busy", "transaction_retry"]
 
 T = TypeVar("T")
 
@@ -29,7 +29,8 @@ FIRST_PAUSE: Final = 0.01
 
 # Unique violation; deadlock, lock timeout; serialization failure.
 _UNIQUE: Final = {"23505", 1062}
-_LOCKS: Final = {"40P01", "55P03", 1205}
+_TIMEOUTS: Final = {"55P03", 1205}
+_LOCKS: Final = {"40P01", *_TIMEOUTS}
 _SNAPSHOT: Final = {"40001", 1213}  # MySQL rolls the whole transaction back after a deadlock.
 _BUSY: Final = {5, 6}  # SQLite: the database, or a table of it, is locked.
 
@@ -38,6 +39,16 @@ def is_busy(error: BaseException) -> bool:
     """Tell whether SQLite refused because another connection holds the database."""
     number = getattr(error.__cause__, "sqlite_errorcode", None)
     return number is not None and number & 0xFF in _BUSY
+
+
+def is_blocked(error: BaseException) -> bool:
+    """Tell whether another transaction held a lock for longer than this one may wait."""
+    return is_busy(error) or _code(error) in _TIMEOUTS
+
+
+def ends_transaction(error: BaseException) -> bool:
+    """Tell whether the whole transaction has to be done again: on MySQL after a deadlock."""
+    return _code(error) in _SNAPSHOT
 
 
 def _code(error: BaseException) -> object:

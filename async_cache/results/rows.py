@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import settings
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from async_cache.exceptions import ConfigurationError
 from async_cache.results.exceptions import RecordRejected
@@ -40,7 +41,11 @@ else:
 
 
 class IdField(_CharField):
-    """A text as long as the setting says, which is not part of the migrations' state."""
+    """A text as long as the setting says, which is not part of the migrations' state.
+
+    On MySQL and MariaDB, whose usual comparison ignores case, accents and spaces at the end, it is
+    compared by its characters, as everywhere else.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["max_length"] = id_length()
@@ -51,6 +56,17 @@ class IdField(_CharField):
         name, path, args, kwargs = super().deconstruct()
         kwargs.pop("max_length", None)
         return name, path, args, kwargs
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
+        """Return the column's type and, on MySQL and MariaDB, how it is compared."""
+        parameters: dict[str, Any] = dict(super().db_parameters(connection))
+        if connection.vendor == "mysql":
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT @@character_set_database")
+                (charset,) = cursor.fetchone()
+            padded = "nopad_bin" if getattr(connection, "mysql_is_mariadb", False) else "bin"
+            parameters["collation"] = f"{charset}_{padded}"
+        return parameters
 
 
 def to_text(value: bytes, encoding: str) -> str:

@@ -1,12 +1,13 @@
 """Write a row, or refuse it for a row of higher rank, in one statement.
 
-SQLite and PostgreSQL compare the ranks in the statement itself. Elsewhere (MySQL and MariaDB have
-no condition on their upsert) the row is locked, compared and written in one transaction.
+SQLite and PostgreSQL compare the ranks in the condition of the update, MariaDB in the value of each
+column. Elsewhere (MySQL does not return what it wrote) the row is locked, compared and written in
+one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -16,10 +17,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 __all__ = ["Rules", "converted", "upsert", "upsert_many"]
 
-STATEMENT_VENDORS: Final = frozenset({"postgresql", "sqlite"})
-_GREATEST: Final = {"postgresql": "GREATEST", "sqlite": "MAX"}
+STATEMENT_VENDORS: Final = frozenset({"postgresql", "sqlite", "mariadb"})
+_GREATEST: Final = {"postgresql": "GREATEST", "sqlite": "MAX", "mariadb": "GREATEST"}
 MAX_ROWS: Final = 500
 """Rows of one statement, where the database allows so many parameters."""
+MAX_CHARACTERS: Final = 2_000_000
+"""Text of one statement on MariaDB, which refuses one of 16 MB; a single row may have more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,10 @@ class Rules:
     keep: frozenset[str] = frozenset()
     latest: frozenset[str] = frozenset()
     add: frozenset[str] = frozenset()
+
+    def updates(self, names: Sequence[str]) -> bool:
+        """Whether an update changes anything."""
+        return any(name != self.key and name not in self.first for name in names)
 
     def merge(self, old: Any, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the fields to update; None when the row is refused."""
@@ -76,11 +83,12 @@ def _statement(
     meta = model._meta
     table = quote(meta.db_table)
     column = {name: quote(_field(model, name).column) for name in (*names, *returning)}
-    sets = []
+    given = "VALUES({})" if vendor == "mariadb" else "excluded.{}"
+    sets = {}
     for name in names:
         if name == rules.key or name in rules.first:
             continue
-        new = f"excluded.{column[name]}"
+        new = given.format(column[name])
         old = f"{table}.{column[name]}"
         if name in rules.keep:
             new = f"COALESCE({new}, {old})"
@@ -88,16 +96,61 @@ def _statement(
             new = f"{_GREATEST[vendor]}({new}, {old})"
         elif name in rules.add:
             new = f"{old} + {new}"
-        sets.append(f"{column[name]} = {new}")
-    before = f"INSERT INTO {table} ({', '.join(column[name] for name in names)}) VALUES "
-    values = f"({', '.join(['%s'] * len(names))})"
-    update = f"UPDATE SET {', '.join(sets)}" if sets else "NOTHING"
-    after = f" ON CONFLICT ({column[rules.key]}) DO {update}"
+        sets[name] = new
+    accepted = ""
     if rules.rank is not None:
         rank = column[rules.rank]
-        after += f" WHERE {table}.{rank} <= excluded.{rank}"
+        accepted = f"{table}.{rank} <= {given.format(rank)}"
+    before = f"INSERT INTO {table} ({', '.join(column[name] for name in names)}) VALUES "
+    values = f"({', '.join(['%s'] * len(names))})"
+    if vendor == "mariadb":
+        after = _on_duplicate_key(table, column, sets, rules, accepted)
+    else:
+        update = ", ".join(f"{column[name]} = {new}" for name, new in sets.items())
+        after = f" ON CONFLICT ({column[rules.key]}) DO "
+        after += f"UPDATE SET {update}" if update else "NOTHING"
+        after += f" WHERE {accepted}" if accepted else ""
     after += f" RETURNING {', '.join(column[name] for name in returning)}"
     return before, values, after
+
+
+def _on_duplicate_key(
+    table: str, column: Mapping[str, str], sets: Mapping[str, str], rules: Rules, accepted: str
+) -> str:
+    """Return the update of MariaDB, which has no condition: each column has it instead."""
+    # The columns are set in their order, and the condition reads the rank as it is by then.
+    order = sorted(sets, key=lambda name: name == rules.rank)
+    update = [
+        f"{column[name]} = IF({accepted}, {sets[name]}, {table}.{column[name]})"
+        if accepted
+        else f"{column[name]} = {sets[name]}"
+        for name in order
+    ]
+    return f" ON DUPLICATE KEY UPDATE {', '.join(update)}"
+
+
+def _vendor(connection: BaseDatabaseWrapper) -> str:
+    return "mariadb" if getattr(connection, "mysql_is_mariadb", False) else connection.vendor
+
+
+def _chunks(
+    rows: Sequence[list[Any]], most: int, characters: int | None
+) -> Iterator[Sequence[list[Any]]]:
+    """Yield the rows in parts that fit one statement."""
+    if characters is None:
+        for start in range(0, len(rows), most):
+            yield rows[start : start + most]
+        return
+    part: list[list[Any]] = []
+    size = 0
+    for row in rows:
+        length = sum(len(value) for value in row if isinstance(value, str))
+        if part and (len(part) >= most or size + length > characters):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += length
+    yield part
 
 
 def _prepared(
@@ -168,23 +221,31 @@ def upsert_many(
     primary = model._meta.pk
     assert primary is not None
     wanted = tuple(primary.name if name == "pk" else name for name in returning)
-    if connection.vendor not in STATEMENT_VENDORS:
+    vendor = _vendor(connection)
+    if vendor not in STATEMENT_VENDORS or (vendor == "mariadb" and not rules.updates(names)):
         with transaction.atomic(using=using):
             locked = [lock_and_write(model, using, rules, row) for row in rows]
         return [[getattr(kept, name) for name in wanted] for kept in locked if kept is not None]
-    quote = connection.ops.quote_name
-    before, values, after = _statement(model, connection.vendor, quote, rules, names, wanted)
+    # MariaDB returns refused rows too: a higher rank than the one written tells them.
+    ranked = rules.rank if vendor == "mariadb" else None
+    asked = wanted if ranked is None else (*wanted, ranked)
+    before, values, after = _statement(
+        model, vendor, connection.ops.quote_name, rules, names, asked
+    )
     limit = connection.features.max_query_params
-    chunk = max(1, min(MAX_ROWS, limit // len(names) if limit else MAX_ROWS))
+    most = max(1, min(MAX_ROWS, limit // len(names) if limit else MAX_ROWS))
+    prepared = [_prepared(model, connection, names, row) for row in rows]
     written: list[list[Any]] = []
     with connection.cursor() as cursor:
-        for start in range(0, len(rows), chunk):
-            part = rows[start : start + chunk]
-            parameters: list[Any] = []
-            for row in part:
-                parameters += _prepared(model, connection, names, row)
+        for part in _chunks(prepared, most, MAX_CHARACTERS if vendor == "mariadb" else None):
+            parameters = [value for row in part for value in row]
             cursor.execute(before + ", ".join([values] * len(part)) + after, parameters)
-            written += converted(model, connection, wanted, cursor.fetchall())
+            found = cursor.fetchall()
+            if ranked is not None:
+                place = names.index(ranked)
+                pairs = zip(part, found, strict=True)
+                found = [row[:-1] for given, row in pairs if row[-1] == given[place]]
+            written += converted(model, connection, wanted, found)
     return written
 
 
@@ -203,7 +264,10 @@ def lock_and_write(
         if old is None:
             try:
                 with transaction.atomic(using=using):
-                    return manager.create(**row)
+                    made = model(**row)
+                    # Raw: a time of the last save is the one given.
+                    made.save_base(raw=True, force_insert=True, using=using)
+                    return made
             except IntegrityError:
                 # Another has made it meanwhile.
                 old = manager.select_for_update().filter(**key).first()

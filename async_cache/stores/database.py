@@ -146,7 +146,11 @@ class Detour:
             if connection.vendor == "postgresql":
                 cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
             elif connection.vendor == "mysql":
-                cursor.execute(f"SET innodb_lock_wait_timeout = {LOCK_TIMEOUT_MS // 1000}")
+                seconds = LOCK_TIMEOUT_MS // 1000
+                # Rows, and tables that are altered.
+                cursor.execute(
+                    f"SET innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
+                )
 
     def _second(self, first: BaseDatabaseWrapper) -> _Second:
         second: _Second | None = getattr(self._local, "second", None)

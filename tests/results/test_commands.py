@@ -208,7 +208,7 @@ DONE = datetime(2020, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 def foreign(using: str) -> Iterator[str]:
     """The tables of django-celery-results, with some rows."""
     connection = connections[using]
-    time = "timestamptz" if connection.vendor == "postgresql" else "datetime"
+    time = {"postgresql": "timestamptz", "mysql": "datetime(6)"}.get(connection.vendor, "datetime")
     moment = connection.ops.adapt_datetimefield_value(DONE)
     with connection.cursor() as cursor:
         for name, columns in TABLES.items():
@@ -257,10 +257,10 @@ def test_the_tables_of_django_celery_results_are_copied(foreign: str) -> None:
 
 def test_an_id_that_does_not_fit_is_told(foreign: str, settings: Any) -> None:
     with connections[foreign].cursor() as cursor:
-        if connections[foreign].vendor == "postgresql":
-            cursor.execute(
-                "ALTER TABLE django_celery_results_taskresult ALTER task_id TYPE varchar(400)"
-            )
+        change = {"postgresql": "ALTER task_id TYPE", "mysql": "MODIFY task_id"}
+        if connections[foreign].vendor in change:
+            how = change[connections[foreign].vendor]
+            cursor.execute(f"ALTER TABLE django_celery_results_taskresult {how} varchar(400)")
         cursor.execute(
             "UPDATE django_celery_results_taskresult SET task_id = %s WHERE id = 1", ["x" * 300]
         )

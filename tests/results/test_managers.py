@@ -44,7 +44,7 @@ def _close() -> Iterator[None]:
 
 @pytest.fixture(params=["statement", "lock"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How rows are written: in one statement, or as MySQL needs it."""
+    """How rows are written: in one statement, or as MySQL (not MariaDB) needs it."""
     if request.param == "lock":
         monkeypatch.setattr(upsert, "STATEMENT_VENDORS", frozenset())
     return str(request.param)

@@ -58,10 +58,21 @@ def _columns(using: str | None) -> Iterator[tuple[type[models.Model], Any, BaseD
                 yield model, field, connection
 
 
+class _Sized(IdField):
+    """A field of the length given, which Django compares."""
+
+    def __init__(self, *args: Any, length: int | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_length = length
+
+    def deconstruct(self) -> Any:
+        name, path, args, kwargs = super().deconstruct()
+        return name, path, args, {**kwargs, "length": self.max_length}
+
+
 def _sized(model: type[models.Model], field: Any, length: int | None) -> Any:
-    """Return the field with a length that Django compares, as it does not with `IdField`."""
     _, _, args, kwargs = field.deconstruct()
-    sized: Any = models.CharField(*args, **{**kwargs, "max_length": length})
+    sized: Any = _Sized(*args, length=length, **kwargs)
     sized.set_attributes_from_name(field.name)
     sized.model = model
     return sized
