@@ -55,7 +55,7 @@ check: lint types imports migrations docs package ## All that is checked besides
 format: $(STAMPS)/lint ## Format the code and mend what can be mended
 	@$(RUN) -m ruff check --fix --quiet .; $(RUN) -m ruff format .
 bench: $(STAMPS)/bench ## Measure the figures that the project promises
-	@$(RUN) scripts/servers.py install redis memcached
+	@$(RUN) scripts/servers.py install redis postgres memcached
 	@exec $(RUN) -m bench $(ARGS)
 docs: $(STAMPS)/docs ## Build the documentation into docs/_build/html
 	@$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
