@@ -1,5 +1,6 @@
 # All targets make what they need first. `make` alone lists them.
-# Variables: PYTHON=python3.13 chooses the interpreter; ARGS="-k name" goes to the tool.
+# Variables: PYTHON=python3.13 chooses the interpreter; ARGS="-k name" goes to the tool;
+# SOAK_SECONDS=7200 is how long `make soak` takes.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -10,6 +11,7 @@ STAMPS := $(VENV)/.stamps
 RUN := $(VENV)/bin/python
 FACTS := setup.cfg setup.py pyproject.toml
 ARGS ?=
+SOAK_SECONDS ?= 600
 REQUIRE_SERVERS ?= redis,postgres
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -43,7 +45,8 @@ demo-check: $(STAMPS)/demo ## The same unattended: ask over HTTP, check the answ
 	@exec $(RUN) example_project/demo.py --check $(ARGS)
 
 ##@ To change it
-.PHONY: test test-postgres test-all check format lint types imports migrations package docs bench
+.PHONY: test test-postgres test-all faults soak check format lint types imports migrations package \
+	docs bench
 test: $(STAMPS)/test servers ## Run the whole suite on real servers
 	@REQUIRE_SERVERS=$(REQUIRE_SERVERS) $(RUN) -m pytest $(ARGS)
 test-postgres: $(STAMPS)/test servers ## The same with PostgreSQL in place of SQLite
@@ -51,6 +54,11 @@ test-postgres: $(STAMPS)/test servers ## The same with PostgreSQL in place of SQ
 		$(RUN) scripts/servers.py run postgres -- $(RUN) -m pytest $(ARGS)
 test-all: $(STAMPS)/test ## The same on each Python here with each supported Django
 	@$(RUN) scripts/matrix.py -- $(ARGS)
+faults: $(STAMPS)/test servers ## Break everything around the code and judge the promised figures
+	@FAULTS=full REQUIRE_SERVERS=1 $(RUN) -m pytest tests/faults $(ARGS)
+soak: $(STAMPS)/test servers ## Random faults for SOAK_SECONDS (600): nothing breaks, nothing grows
+	@FAULTS=soak SOAK_SECONDS=$(SOAK_SECONDS) REQUIRE_SERVERS=1 $(RUN) -m pytest -m soak \
+		--timeout=0 -s tests/faults $(ARGS)
 check: lint types imports migrations docs package ## All that is checked besides tests
 format: $(STAMPS)/lint ## Format the code and mend what can be mended
 	@$(RUN) -m ruff check --fix --quiet .; $(RUN) -m ruff format .
