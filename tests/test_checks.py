@@ -437,6 +437,60 @@ class TestDeploy:
         with cache(backend, "redis://localhost:1/1"):
             assert not of("W102", deploy=True)
 
+    @pytest.mark.parametrize(
+        ("location", "options", "lacks"),
+        [
+            ("redis://localhost:6379/1", {}, ""),
+            ("redis://127.0.0.1:6379/1", {}, ""),
+            ("redis://[::1]:6379/1", {}, ""),
+            ("unix:///run/redis.sock", {}, ""),
+            ("redis://cache.lan:6379/1", {}, "without TLS and a password"),
+            ("rediss://cache.lan:6379/1", {}, "without a password"),
+            ("redis://:hunter2@cache.lan:6379/1", {}, "without TLS:"),
+            ("rediss://:hunter2@cache.lan:6379/1", {}, ""),
+            ("rediss://cache.lan:6379/1", {"PASSWORD": "hunter2"}, ""),
+            (["redis://localhost:1/1", "redis://10.0.0.7:1/1"], {}, "without TLS and a password"),
+        ],
+    )
+    def test_a_cache_that_others_can_reach(
+        self, location: Any, options: dict[str, Any], lacks: str
+    ) -> None:
+        with cache(DJANGO_REDIS, location, **options):
+            found = of("W103", deploy=True)
+            assert not of("W103")
+        assert [lacks in text for text in found] == ([True] if lacks else [])
+        assert "hunter2" not in str(found)
+
+    @pytest.mark.parametrize(
+        ("url", "lacks"),
+        [
+            ("redis://localhost:6379/0", ""),
+            ("redis://broker.lan:6379/0", "without TLS and a password"),
+            ("rediss://:hunter2@broker.lan:6379/0?ssl_cert_reqs=required", ""),
+            ("amqp://guest:guest@broker.lan//", "without TLS and a password"),
+            ("amqp://shop:hunter2@broker.lan//", "without TLS:"),
+            ("amqp://guest:guest@127.0.0.1//", ""),
+            ("filesystem://", ""),
+        ],
+    )
+    def test_a_broker_that_others_can_reach(
+        self, celery_app: Callable[..., celery.Celery], url: str, lacks: str
+    ) -> None:
+        celery_app(broker_url=url)
+        with setting(DISPATCHER="celery"):
+            found = of("W105", deploy=True)
+            assert not of("W105")
+        assert [lacks in text for text in found] == ([True] if lacks else [])
+        assert "hunter2" not in str(found)
+        with setting(DISPATCHER="thread"):
+            assert not of("W105", deploy=True)
+
+    def test_workers_that_unpickle(self, celery_app: Callable[..., celery.Celery]) -> None:
+        celery_app(broker_url="redis://localhost:1/0", accept_content=["json", "pickle"])
+        with setting(DISPATCHER="celery"):
+            assert "run code" in one("W104", deploy=True)
+            assert not of("W104")
+
     def test_a_wrong_setting_does_not_break_the_checks(self) -> None:
         with cache(MEMCACHED, "h:1"), setting(QUEUE_SIZE=-1):
             assert conf.find_problems()

@@ -34,6 +34,9 @@ W014  an attribute of a job looks like a misspelled option
 I001  Celery runs tasks eagerly
 W101  (deploy) ``SECRET_KEY`` is weak
 W102  (deploy) a cache backend unpickles what it reads
+W103  (deploy) a Redis cache is reached over the network without a password or TLS
+W104  (deploy) Celery workers accept pickle
+W105  (deploy) the broker is reached over the network without a password or TLS
 ====  =============================================================================================
 """
 
@@ -41,7 +44,7 @@ from __future__ import annotations
 
 from django.core import checks
 
-from async_cache.checks import caches, dispatch, jobs, security, settings
+from async_cache.checks import caches, dispatch, jobs, network, security, settings
 
 __all__ = ["TAG", "register"]
 
@@ -59,5 +62,10 @@ def register() -> None:
         jobs.check_jobs,
     ):
         checks.register(check, TAG)
-    for check in (security.check_secret_key, security.check_backends):
+    for check in (
+        security.check_secret_key,
+        security.check_backends,
+        network.check_cache_access,
+        network.check_broker_access,
+    ):
         checks.register(check, TAG, checks.Tags.security, deploy=True)
