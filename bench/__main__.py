@@ -36,7 +36,18 @@ BACKENDS: Final = (
     "django-redis",
 )
 SIZES: Final = ("100 B", "2 KB of rows")
-PACKAGES: Final = ("Django", "redis", "hiredis", "django-redis", "django-cacheback", "pymemcache")
+PACKAGES: Final = (
+    "Django",
+    "redis",
+    "hiredis",
+    "django-redis",
+    "django-cacheback",
+    "pymemcache",
+    "celery",
+    "django-celery-results",
+    "django-q2",
+    "psycopg",
+)
 SECONDS: Final = 600
 
 
@@ -48,11 +59,13 @@ class Scene:
         name: ``kind`` or ``kind:argument``, as `bench.scene` takes it.
         rounds: How many, and how many in a quick look.
         hiredis: Whether hiredis may be used where it is installed.
+        size: Members or rows, and how many in a quick look; of a scene that has so many.
     """
 
     name: str
     rounds: tuple[int, int] = (80, 15)
     hiredis: bool = True
+    size: tuple[int, int] = (0, 0)
 
     @property
     def title(self) -> str:
@@ -72,6 +85,12 @@ def all_scenes() -> Iterator[Scene]:
     yield Scene("coroutines")
     yield Scene("many")
     yield Scene("refreshes")
+    yield Scene("results:cached group", rounds=(15, 2), size=(10_000, 300))
+    yield Scene("results:writers", rounds=(3, 1), size=(10_000, 400))
+    yield Scene("results:waiting", rounds=(25, 2))
+    yield Scene("results:rows", rounds=(60, 5), size=(2_000, 200))
+    yield Scene("results:large tables", rounds=(15, 3), size=(600_000, 4_000))
+    yield Scene("results:celery group", rounds=(40, 3))
 
 
 def run_once(scene: Scene, quick: bool) -> Report:
@@ -81,7 +100,7 @@ def run_once(scene: Scene, quick: bool) -> Report:
     if not scene.hiredis:
         environment[WITHOUT_HIREDIS] = "1"
     done = subprocess.run(
-        [*command, "--rounds", str(scene.rounds[quick])],
+        [*command, "--rounds", str(scene.rounds[quick]), "--size", str(scene.size[quick])],
         env=environment,
         timeout=SECONDS,
         check=False,

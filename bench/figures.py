@@ -15,18 +15,22 @@ class Figure:
     Attributes:
         name: What was measured.
         value: The number.
-        unit: ``"x"`` for a ratio, ``"us"``, ``"ms"`` or ``"/s"``.
+        unit: ``"x"`` for a ratio, ``"us"``, ``"ms"``, ``"MB"``, ``"/s"``, or ``""`` for a count.
         target: What it may be at most; None where nothing is promised.
+        least: What it must be at least, of a figure that is to be large.
     """
 
     name: str
     value: float
     unit: str
     target: float | None = None
+    least: float | None = None
 
     @property
     def met(self) -> bool | None:
         """Whether the target is met; None without one."""
+        if self.least is not None:
+            return self.value >= self.least
         return None if self.target is None else self.value <= self.target
 
 
@@ -60,12 +64,18 @@ def table(reports: Sequence[Report]) -> str:
         lines += [f"  {remark}" for remark in (report.problem, report.note) if remark]
         for one in report.figures:
             met = {None: "", True: "yes", False: "NO"}[one.met]
-            target = "" if one.target is None else "<= " + _number(one.target, one.unit)
-            lines.append(f"  {one.name:<64}{_number(one.value, one.unit):>12}{target:>12}  {met}")
+            value, target = _number(one.value, one.unit), _target(one)
+            lines.append(f"  {one.name:<64}{value:>12}{target:>12}  {met}".rstrip())
     return "\n".join(lines)
+
+
+def _target(figure: Figure) -> str:
+    if figure.least is not None:
+        return ">= " + _number(figure.least, figure.unit)
+    return "" if figure.target is None else "<= " + _number(figure.target, figure.unit)
 
 
 def _number(value: float, unit: str) -> str:
     if unit == "x":
         return f"{value:.2f}"
-    return f"{value:,.0f} {unit}" if unit == "/s" else f"{value:.1f} {unit}"
+    return f"{value:,.0f} {unit}".rstrip() if unit in ("/s", "") else f"{value:,.1f} {unit}"

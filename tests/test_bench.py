@@ -1,6 +1,9 @@
-"""The arithmetic of the figures. Nothing is timed here: `make bench` measures."""
+"""The arithmetic of the figures, and that all can be measured; no test depends on a time."""
 
+import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -54,3 +57,38 @@ def test_the_table_names_figure_target_verdict_and_trouble() -> None:
     assert stale.split()[-1] == "yes"
     assert "A/A 1.004, run 2" in text
     assert "no server" in text
+
+
+def test_a_figure_that_is_to_be_large_is_met_from_its_target_on() -> None:
+    assert Figure("a", 1.5, "x", least=1.5).met is True
+    assert Figure("a", math.nextafter(1.5, 0), "x", least=1.5).met is False
+    text = table([Report("rows", (Figure("kept", 9_999, "", least=10_000),))])
+    assert text.splitlines()[-1].split() == ["kept", "9,999", ">=", "10,000", "NO"]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("scene", "peers"),
+    [
+        ("results:cached group", {"django-q2"}),
+        ("results:writers", {"django-q2"}),
+        ("results:rows", {"django-celery-results"}),
+        ("results:large tables", {"django-celery-results"}),
+    ],
+)
+def test_the_results_are_measured_beside_their_peers(scene: str, peers: set[str]) -> None:
+    for package in ("cacheback", "psutil", *(peer.replace("-", "_") for peer in peers)):
+        pytest.importorskip({"django_q2": "django_q"}.get(package, package))
+    command = [sys.executable, "-m", "bench", "--quick", "--json", "--tries", "1", "--only", scene]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    (report,) = json.loads(done.stdout)["reports"]
+    figures = {one["name"]: one for one in report["figures"]}
+    assert figures, report["problem"] + done.stderr
+    assert all(one["value"] > 0 for one in figures.values()), figures
+    for peer in peers:
+        assert any(peer in name for name in figures)
+    assert any(one["target"] or one["least"] for one in figures.values())
+    if scene == "results:writers":
+        # A count, not a time: it holds on any machine.
+        (kept,) = (one for one in figures.values() if one["least"])
+        assert kept["value"] == kept["least"] == 400
