@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from django.apps import apps
-from django.db import DatabaseError, models, router, transaction
+from django.db import DatabaseError, connections, models, router, transaction
+from django.db.models.constants import OnConflict
 
 from async_cache.results.apart import run_apart
 from async_cache.results.retrying import transaction_retry
@@ -18,8 +18,6 @@ __all__ = ["ChordCounterManager", "GroupSequenceManager"]
 M = TypeVar("M", bound=models.Model)
 
 SEQUENCE_RULES: Final = Rules(key="group", add=frozenset({"taken"}))
-CHORD_LEASE: Final = 60.0
-"""Seconds that the caller of a chord's body has for it."""
 
 
 class GroupSequenceManager(models.Manager[M]):
@@ -51,6 +49,9 @@ class ChordCounterManager(models.Manager[M]):
     def start(self, group_id: str, count: int, sub_tasks: str, using: str | None = None) -> M:
         """Make the counter of a chord; one that is there already stays as it is.
 
+        It is there when this returns, whatever becomes of the caller's transaction: the first part
+        may end at once. Within a transaction on SQLite it is part of it, and parts wait for that.
+
         Args:
             group_id: Id of the header's group.
             count: How many parts the header has.
@@ -59,47 +60,67 @@ class ChordCounterManager(models.Manager[M]):
         """
         alias = using or router.db_for_write(self.model)
         values = {"count": count, "sub_tasks": sub_tasks}
-        return self.using(alias).get_or_create(group_id=group_id, defaults=values)[0]
+        return run_apart(
+            alias,
+            lambda: self.using(alias).get_or_create(group_id=group_id, defaults=values)[0],
+            later=False,
+        )
 
-    def end_part(
-        self, group_id: str, task_id: str, using: str | None = None, lease: float = CHORD_LEASE
-    ) -> M | None:
-        """Note that one part has ended, once however often it is delivered.
+    def end_part(self, group_id: str, task_id: str, using: str | None = None) -> M | None:
+        """Count one part that has ended, once however often it is delivered.
+
+        The counter is locked until the caller's transaction ends. What follows from the last part
+        belongs into that transaction, `finish` included: once it has committed, no call gets the
+        counter again.
 
         Args:
             group_id: Id of the header's group.
             task_id: Id of the part.
             using: The database; else the routers decide.
-            lease: Seconds that the caller who gets the counter has for the body. After them a
-                part delivered again gets it too: the first caller may have been killed.
 
         Returns:
-            The counter, when all parts have ended and this caller is to call the body; then it
-            ends with `finish`. None otherwise, and when there is no such chord any more.
+            The counter, when this was the last part; None otherwise, and when there is no such
+            chord any more.
         """
         alias = using or router.db_for_write(self.model)
-        parts = apps.get_model(self.model._meta.app_label, "ChordPart")._base_manager.using(alias)
-        with transaction.atomic(using=alias):
-            counter: Any = self.using(alias).select_for_update().filter(group_id=group_id).first()
-            if counter is None:
+        with transaction.atomic(using=alias, savepoint=False):
+            parts = self._parts(alias)
+            if not insert_once(parts.model, alias, {"group_id": group_id, "task_id": task_id}):
                 return None
-            parts.bulk_create(
-                [parts.model(group_id=group_id, task_id=task_id)], ignore_conflicts=True
-            )
-            if parts.filter(group_id=group_id).count() < counter.count:
+            counters = self.using(alias).filter(group_id=group_id)
+            # Written, not only locked: at REPEATABLE READ two parts that end at once are told.
+            if not counters.update(ended=models.F("ended") + 1):
+                parts.filter(group_id=group_id, task_id=task_id).delete()
                 return None
-            moment = now()
-            taken = counter.date_called
-            if taken is not None and moment - taken < timedelta(seconds=lease):
-                return None
-            counter.date_called = moment
-            counter.save(using=alias, update_fields=["date_called"])
-            return counter  # type: ignore[no-any-return]
+            return counters.filter(ended__gte=models.F("count")).first()
 
     def finish(self, group_id: str, using: str | None = None) -> None:
         """Delete the counter and the parts of a chord whose body has been called."""
         alias = using or router.db_for_write(self.model)
-        parts = apps.get_model(self.model._meta.app_label, "ChordPart")._base_manager.using(alias)
-        with transaction.atomic(using=alias):
+        with transaction.atomic(using=alias, savepoint=False):
             self.using(alias).filter(group_id=group_id).delete()
-            parts.filter(group_id=group_id).delete()
+            self._parts(alias).filter(group_id=group_id).delete()
+
+    def _parts(self, alias: str) -> models.QuerySet[Any]:
+        model: Any = apps.get_model(self.model._meta.app_label, "ChordPart")
+        rows: models.QuerySet[Any] = model._base_manager.using(alias)
+        return rows
+
+
+def insert_once(model: type[models.Model], using: str, values: dict[str, Any]) -> bool:
+    """Insert a row; return False where one with the same unique fields is there already."""
+    connection = connections[using]
+    row = model(**values)
+    fields: list[Any] = [field for field in model._meta.concrete_fields if not field.primary_key]
+    ops, quote = connection.ops, connection.ops.quote_name
+    ignore = OnConflict.IGNORE
+    statement = (
+        f"{ops.insert_statement(on_conflict=ignore)} {quote(model._meta.db_table)} "
+        f"({', '.join(quote(field.column) for field in fields)}) "
+        f"VALUES ({', '.join(['%s'] * len(fields))}) "
+        f"{ops.on_conflict_suffix_sql(fields, ignore, [], [])}"
+    )
+    given = [field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, given)
+        return bool(cursor.rowcount > 0)

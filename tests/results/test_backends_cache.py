@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import states, uuid
@@ -115,15 +116,30 @@ def test_a_chord_calls_its_body_once(app: Any, published: list[Any]) -> None:
     end_part(app, body, "b", 2, ignore_result=True)
     end_part(app, body, "b", 2)
     assert published == [(body.id, [[1, 2, 3]])]
-    names = [f"chord-unlock-chord:{part}" for part in ("header", 0, 1, 2)]
-    assert not app.backend.cache_backend.get_many(names)
+    assert app.backend.cache_backend.get("chord-unlock-chord:header") is None
+    assert app.backend.layer.group("chord-unlock-chord:parts") == []
+    assert [record.id for record in app.backend.layer.get_many(["a", "b", "c"])] == ["a", "b", "c"]
 
 
-def test_a_caller_that_was_killed_is_followed(app: Any, published: list[Any]) -> None:
-    body = start_chord(app, ["a"])
-    assert app.backend.cache_backend.add("chord-unlock-chord:called", "a", 1)
+@pytest.mark.parametrize("step", ["_may_call", "_call", "delete", "save"])
+def test_a_killed_part_has_not_ended(
+    app: Any, published: list[Any], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    body = start_chord(app, ["a", "b"])
+    end_part(app, body, "b", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(app.backend, step, Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            end_part(app, body, "a", 4)
+    assert app.backend.get_state("a") == "PENDING"
+    if step == "_call":
+        # Who set out to call the body is not followed by another part, but by its own message.
+        end_part(app, body, "b", 2)
+        assert published == []
     end_part(app, body, "a", 4)
-    assert published == [(body.id, [[4]])]
+    calls = 2 if step == "delete" else 1
+    assert published == [(body.id, [[4, 2]])] * calls
+    assert app.backend.get_state("a") == "SUCCESS"
 
 
 def test_a_failed_part_fails_the_body(app: Any, published: list[Any]) -> None:

@@ -9,6 +9,7 @@ import sys
 import warnings
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import states, uuid
@@ -17,7 +18,7 @@ from celery.exceptions import TimeoutError as Timeout
 from celery.result import GroupResult
 from django.db import transaction
 
-from async_cache.results.backends import DatabaseBackend, database
+from async_cache.results.backends import DatabaseBackend
 from async_cache.results.backends.limits import BackendLimitWarning
 from async_cache.results.exceptions import RecordRejected, TaskFailed
 from async_cache.results.models import ChordCounter, ChordPart, TaskResult
@@ -264,15 +265,31 @@ def test_a_chord_calls_its_body_once_however_often_parts_come(
     assert not ChordPart.objects.exists()
 
 
-def test_a_caller_that_was_killed_is_followed(
+def test_a_part_and_its_count_are_one_transaction(
     app: Any, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = start_chord(app, ["a"])
-    assert ChordCounter.objects.end_part("chord", "a") is not None
-    monkeypatch.setattr(database, "CHORD_LEASE", 0.1)
-    monkeypatch.setattr(database, "CHORD_LOOK", 0.01)
-    end_part(app, body, "a", 4)
+    with monkeypatch.context() as patched:
+        patched.setattr(ChordCounter.objects, "finish", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            end_part(app, body, "a", 4)
+    # Before the commit: nobody saw the part end, and all is done again.
     assert published == [(body.id, [[4]])]
+    assert app.backend.get_state("a") == "PENDING"
+    assert ChordCounter.objects.get().ended == 0
+    end_part(app, body, "a", 4)
+    assert published == [(body.id, [[4]])] * 2
+    assert app.backend.get_state("a") == "SUCCESS"
+    assert not ChordCounter.objects.exists()
+
+
+def test_what_a_task_stores_itself_is_no_end(app: Any, published: Published) -> None:
+    body = start_chord(app, ["a"])
+    known = request("a", group="chord", chord=body)
+    app.backend.store_result("a", {"step": 1}, states.FAILURE, request=known)
+    assert (published, ChordCounter.objects.get().ended) == ([], 0)
+    app.backend.mark_as_done("a", 5, request=known)
+    assert published == [(body.id, [[5]])]
 
 
 def test_a_part_that_fails_fails_the_body(app: Any, published: Published) -> None:

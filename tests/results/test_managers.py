@@ -373,22 +373,33 @@ def test_a_second_poll_under_repeatable_read_warns() -> None:
 # chords
 
 
-def test_a_chord_counts_each_part_once_and_calls_its_body_once(using: str) -> None:
+def test_a_chord_counts_each_part_once(using: str) -> None:
     chords = ChordCounter.objects
     chords.start("c", 2, "[]", using)
     chords.start("c", 2, "[]", using)
     assert chords.end_part("c", "one", using) is None
     assert chords.end_part("c", "one", using) is None
-    counter = chords.end_part("c", "two", using)
-    assert counter is not None
-    assert counter.count == 2
+    with transaction.atomic(using=using):
+        assert chords.end_part("c", "two", using) is not None
+        transaction.set_rollback(True, using)
+    # What was rolled back was not counted.
+    with transaction.atomic(using=using):
+        counter = chords.end_part("c", "two", using)
+        assert counter is not None
+        assert (counter.count, counter.ended) == (2, 2)
+        assert chords.end_part("c", "two", using) is None
+        chords.finish("c", using)
     assert chords.end_part("c", "two", using) is None
-    # The caller was killed: the part is delivered again, later.
-    assert chords.end_part("c", "two", using, lease=0) is not None
-    chords.finish("c", using)
-    assert chords.end_part("c", "two", using, lease=0) is None
     assert not ChordPart.objects.using(using).exists()
     assert not ChordCounter.objects.using(using).exists()
+
+
+def test_a_chord_starts_whatever_becomes_of_the_callers_transaction(using: str) -> None:
+    with transaction.atomic(using=using):
+        ChordCounter.objects.start("c", 2, "[]", using)
+        transaction.set_rollback(True, using)
+    kept = connections[using].vendor != "sqlite"
+    assert ChordCounter.objects.using(using).exists() is kept
 
 
 def test_the_parts_of_a_chord_that_end_at_once_call_its_body_once(using: str) -> None:

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any
 
-from celery import states
 from celery.backends.base import KeyValueStoreBackend
 from django.core.cache import BaseCache, caches
 from kombu.serialization import dumps
 from kombu.utils.encoding import bytes_to_str
 
-from async_cache import clock, conf
-from async_cache.results.backends.chords import call_body
-from async_cache.results.backends.contents import PICKLE, ContentsMixin, seal
-from async_cache.results.backends.limits import warn_of_limits
+from async_cache import conf
+from async_cache.results.backends.chords import ChordsMixin, call_body
+from async_cache.results.backends.contents import PICKLE, seal
 from async_cache.results.conf import get_results_settings
 from async_cache.results.layers import Layer, get_cache_layer
-from async_cache.results.records import NO_RECORD
+from async_cache.results.records import NO_RECORD, Record
 
 __all__ = ["CacheBackend"]
 
-CHORD_LEASE: Final = 10
-"""Seconds in which who takes the last slot of a chord has called its body."""
-CHORD_LOOK: Final = 0.2
-"""Seconds between the looks of a part that comes again meanwhile."""
-DONE: Final = "-done"
 
-
-class CacheBackend(ContentsMixin, KeyValueStoreBackend):
+class CacheBackend(ChordsMixin, KeyValueStoreBackend):
     """A result backend of Celery over an alias of ``CACHES``.
 
     The alias is, in this order: that of the URL (``async-cache://alias``), ``CELERY_CACHE_BACKEND``
@@ -36,6 +28,7 @@ class CacheBackend(ContentsMixin, KeyValueStoreBackend):
     `set` reach what else Celery keeps.
     """
 
+    kind = "cache"
     supports_autoexpire = True
     supports_native_join = True
     # Chords count without `incr`, which is not atomic on every cache.
@@ -59,6 +52,11 @@ class CacheBackend(ContentsMixin, KeyValueStoreBackend):
     def layer(self) -> Layer:
         """Where the records are."""
         return get_cache_layer(self.alias)
+
+    @property
+    def listened_layer(self) -> Layer:
+        """The same: its listener tells who waits."""
+        return self.layer
 
     # What Celery keeps besides records: groups.
 
@@ -101,36 +99,14 @@ class CacheBackend(ContentsMixin, KeyValueStoreBackend):
 
     # Tasks.
 
-    def _store_result(
-        self,
-        task_id: str,
-        result: Any,
-        state: str,
-        traceback: Any = None,
-        request: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        warn_of_limits(self, request)
-        record = self.make_record(task_id, result, state, traceback, request)
-        self.layer.save(record, self._seconds())
-        return result
+    def save(self, record: Record, request: Any = None, using: str | None = None) -> bool:
+        """Save a record."""
+        return self.layer.save(record, self._seconds())
 
-    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+    def load(self, task_id: str) -> dict[str, Any] | None:
+        """Return the meta of a task; None when it has no record."""
         record = self.layer.get(task_id)
-        if record is NO_RECORD:
-            return {
-                "task_id": task_id,
-                "status": states.PENDING,
-                "result": None,
-                "traceback": None,
-                "children": [],
-                "date_done": None,
-            }
-        return self.meta_of(record)
-
-    def task_result_exists(self, task_id: str) -> bool:
-        """Tell whether there is a record of the task, in whichever state."""
-        return self.layer.get(task_id) is not NO_RECORD
+        return None if record is NO_RECORD else self.meta_of(record)
 
     def load_ready(self, task_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """Return the meta of those tasks that have ended, by id."""
@@ -140,8 +116,9 @@ class CacheBackend(ContentsMixin, KeyValueStoreBackend):
     def _forget(self, task_id: str) -> None:
         self.layer.forget(task_id)
 
-    # Chords. Each part takes the first free slot of its chord with `add`; who takes the last one
-    # calls the body. A part delivered again finds its own slot, so it takes no other.
+    # Chords. The outcomes of the parts are members of a group, which the layer counts exactly. A
+    # part's record is saved after its outcome is a member and, where it was the last, the body is
+    # called: whichever part joins last sees all the others.
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
         """Store what a chord's header consists of, before it is sent."""
@@ -151,63 +128,38 @@ class CacheBackend(ContentsMixin, KeyValueStoreBackend):
         size = body.get("chord_size") or len(parts)
         self.set(self._chord(header.id), self.encode([size, parts]))
 
-    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
-        """Note that a part of a header has ended; the last one calls the body."""
-        task_id, group_id = request.id, request.group
-        if not task_id or not group_id:
-            return
-        app_backend = self.app.backend
-        if not isinstance(app_backend, CacheBackend):
-            # Bound to this task beside the app's backend, which made the chord and counts it.
-            warn_of_limits(self, request)
-            app_backend.on_chord_part_return(request, state, result, **kwargs)
-            return
-        stored = self.decode(self.get(self._chord(group_id)))
-        if stored is None:
-            # Done, or older than results live.
-            return
-        size, parts = stored
-        record = self.layer.get(task_id)
-        if record is NO_RECORD or not record.ready:
-            # A part that ignores its result: the body wants it nevertheless.
-            self.store_result(task_id, result, state, request=request)
-        if not self._take_slot(group_id, task_id, size):
-            return
-        if not self._may_call(group_id, task_id):
-            return
-        call_body(self, group_id, parts, request)
-        # This mark stays: another delivery may have counted the slots already.
-        self.set(self._chord(group_id, "called"), DONE)
-        self.cache_backend.delete_many(
-            [self._chord(group_id), *(self._chord(group_id, number) for number in range(size))]
-        )
+    def end_part(self, record: Record, request: Any) -> None:
+        """Note a part's outcome and save its record; the last one calls the body in between."""
+        stored = self.decode(self.get(self._chord(request.group)))
+        # None: the body has been called, or it is older than results live.
+        if stored is not None:
+            size, parts = stored
+            group = self._chord(request.group, "parts")
+            member = record.replace(id=f"{group}:{record.id}", name="", group=group)
+            self.layer.save(member, self._seconds())
+            ended = self.layer.count(group).ended
+            if ended >= size and self._may_call(request.group, record.id):
+                self._call(group, parts, request)
+        self.save(record, request)
 
     def _may_call(self, group_id: str, task_id: str) -> bool:
-        """Return whether the caller is to call the body; wait while another does."""
-        name = self._chord(group_id, "called")
-        end = clock.monotonic() + 2 * CHORD_LEASE
-        while not self.cache_backend.add(name, task_id, CHORD_LEASE):
-            if self.cache_backend.get(name) == DONE or clock.monotonic() >= end:
-                return False
-            # Another calls the body. It may have been killed, and no part may come again.
-            self._sleep(CHORD_LOOK)  # type: ignore[attr-defined]
-        return True
+        """Return whether the caller is to call the body.
 
-    def _take_slot(self, group_id: str, task_id: str, size: int) -> bool:
-        """Return whether all slots are taken."""
-        names = [self._chord(group_id, number) for number in range(size)]
-        taken = self.cache_backend.get_many(names)
-        place = len(taken)
-        if task_id not in taken.values():
-            place = next((n for n, name in enumerate(names) if name not in taken), size)
-            while place < size:
-                added = self.cache_backend.add(names[place], task_id, self._seconds())
-                place += 1
-                if added:
-                    break
-                if self.cache_backend.get(names[place - 1]) == task_id:
-                    break
-        return place >= size
+        Who was killed meanwhile has not ended: its message comes again, and it may.
+        """
+        name = self._chord(group_id, "caller")
+        added = self.cache_backend.add(name, task_id, self._seconds())
+        return added or self.cache_backend.get(name) == task_id
 
-    def _chord(self, group_id: str, part: str | int = "header") -> str:
+    def _call(self, group: str, parts: Any, request: Any) -> None:
+        def load() -> dict[str, dict[str, Any]]:
+            members = {m.id.removeprefix(f"{group}:"): m for m in self.layer.group(group)}
+            return {name: self.meta_of(member) for name, member in members.items()}
+
+        call_body(self, parts, load, request)
+        # Who may call stays known: a part may have seen the header before.
+        self.delete(self._chord(request.group))
+        self.layer.delete_group(group, tasks=True)
+
+    def _chord(self, group_id: str, part: str = "header") -> str:
         return f"{bytes_to_str(self.chord_keyprefix)}{group_id}:{part}"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from celery import states
 from celery.app.task import Context
-from celery.backends.base import BaseBackend
 from celery.result import ResultBase
 from celery.utils.saferepr import saferepr
 from kombu.serialization import dumps, loads
@@ -17,7 +16,9 @@ from kombu.utils.encoding import bytes_to_str
 from async_cache import clock
 from async_cache.keyring import MAC_SIZE
 from async_cache.results import codec
+from async_cache.results.backends.waiting import WaitingMixin
 from async_cache.results.exceptions import RecordRejected, TaskFailed
+from async_cache.results.layers import Layer, get_database_layer
 from async_cache.results.records import READY_STATES, STARTED, Record
 from async_cache.results.rows import from_text, to_text
 from async_cache.results.utils import from_timestamp
@@ -27,11 +28,6 @@ __all__ = ["ContentsMixin", "error_data", "rebuild_error", "seal", "unseal"]
 
 PICKLE: Final = frozenset({"application/x-python-serialize"})
 _PURPOSE: Final = b"async_cache.results.celery"
-FIRST_PAUSE: Final = 0.005
-"""Seconds between the first two looks of who waits; they grow up to the interval."""
-GROWTH: Final = 1.1
-"""Small: the last pause, by which a waiter may be late, is a tenth of the whole wait."""
-LONGEST_PAUSE: Final = 0.5
 
 # Kept in fields of their own, or not at all: the rest of Celery's meta is the record's meta.
 _FIELDS: Final = frozenset(
@@ -79,13 +75,7 @@ def rebuild_error(stored: Any, state: str = states.FAILURE) -> BaseException | N
     return codec.decode_error(Record(id="", state=state, value=value))
 
 
-if TYPE_CHECKING:
-    _Backend = BaseBackend
-else:
-    _Backend = object
-
-
-class ContentsMixin(_Backend):
+class ContentsMixin(WaitingMixin):
     """Encoding, errors, waiting: put it before one of Celery's base classes."""
 
     serializer: str
@@ -241,86 +231,27 @@ class ContentsMixin(_Backend):
             meta["group_id"] = record.group
         return meta
 
-    # Waiting.
-
-    def load_ready(self, task_ids: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Return the meta of those tasks that have ended, by id."""
+    def load(self, task_id: str) -> dict[str, Any] | None:
+        """Return the meta of a task; None when nothing is stored of it."""
         raise NotImplementedError
 
-    def get_many(
-        self,
-        task_ids: Any,
-        timeout: float | None = None,
-        interval: float | None = 0.5,
-        no_ack: bool = True,
-        on_message: Any = None,
-        on_interval: Any = None,
-        max_iterations: int | None = None,
-        READY_STATES: Any = None,  # noqa: N803 - Celery's name
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield id and meta of each task as it ends, all that are waited for in one query.
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        return self.load(task_id) or {
+            "task_id": task_id,
+            "status": states.PENDING,
+            "result": None,
+            "traceback": None,
+            "children": [],
+            "date_done": None,
+        }
 
-        Raises:
-            TimeoutError: Some have not ended in time.
-        """
-        left = {bytes_to_str(task_id) for task_id in task_ids}
-        pauses = _Pauses(self, timeout, interval)
-        rounds = 0
-        while left:
-            ready = {task_id: self._cache[task_id] for task_id in left if task_id in self._cache}
-            ready |= self.load_ready(left - ready.keys())
-            for task_id, meta in ready.items():
-                left.discard(task_id)
-                self._cache[task_id] = meta
-                if on_message is not None:
-                    on_message(meta)
-                yield task_id, meta
-            rounds += 1
-            if not left or (max_iterations is not None and rounds >= max_iterations):
-                return
-            if on_interval is not None:
-                on_interval()
-            pauses.wait()
+    def task_result_exists(self, task_id: str) -> bool:
+        """Tell whether something is stored of the task, in whichever state."""
+        return self.load(task_id) is not None
 
-    def wait_for(
-        self,
-        task_id: str,
-        timeout: float | None = None,
-        interval: float | None = 0.5,
-        no_ack: bool = True,
-        on_interval: Any = None,
-    ) -> dict[str, Any]:
-        """Wait for a task and return its meta.
-
-        Raises:
-            TimeoutError: It has not ended in time.
-        """
-        self._ensure_not_eager()  # type: ignore[attr-defined]
-        pauses = _Pauses(self, timeout, interval)
-        while True:
-            meta: dict[str, Any] = self.get_task_meta(task_id)
-            if meta["status"] in states.READY_STATES:
-                return meta
-            if on_interval:
-                on_interval()
-            pauses.wait()
-
-
-class _Pauses:
-    """The looks of one waiter: soon at first, then ever less often."""
-
-    def __init__(self, backend: Any, timeout: float | None, interval: float | None) -> None:
-        self._backend = backend
-        self._end = None if timeout is None else clock.monotonic() + timeout
-        self._longest = LONGEST_PAUSE if interval is None else interval
-        self._next = min(FIRST_PAUSE, self._longest)
-
-    def wait(self) -> None:
-        pause = self._next
-        if self._end is not None:
-            left = self._end - clock.monotonic()
-            if left <= 0:
-                raise self._backend.TimeoutError("The operation timed out.")
-            pause = min(pause, left)
-        self._backend._sleep(pause)
-        self._next = min(self._next * GROWTH, self._longest)
+    @property
+    def listened_layer(self) -> Layer | None:
+        """Where the results of this backend are; None where nobody can tell of them."""
+        model = getattr(self, "TaskModel", None)
+        ours = model is not None and model._meta.label == "async_cache_results.TaskResult"
+        return get_database_layer() if ours else None

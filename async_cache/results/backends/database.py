@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection
+from contextvars import ContextVar
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from celery import states
 from celery.backends.base import BaseBackend
 from celery.result import result_from_tuple
 from django.apps import apps
-from django.db import InterfaceError, OperationalError, models, router
+from django.db import InterfaceError, OperationalError, models, router, transaction
 
-from async_cache import clock
-from async_cache.results.apart import flush
-from async_cache.results.backends.chords import call_body
-from async_cache.results.backends.contents import ContentsMixin
-from async_cache.results.backends.limits import warn_of_limits
+from async_cache.results import notices
+from async_cache.results.apart import flush, run_apart
+from async_cache.results.backends.chords import ChordsMixin, call_body, part_ids
 from async_cache.results.purging import delete_batches
 from async_cache.results.records import READY_STATES, Record
+from async_cache.results.retrying import transaction_retry
 from async_cache.results.rows import to_text
 from async_cache.results.utils import as_timedelta, from_timestamp, now
 
@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DatabaseBackend"]
 
+logger = logging.getLogger("async_cache.results")
+
 CHUNK: Final = 500
 """Ids of one query."""
-CHORD_LEASE: Final = 10.0
-"""Seconds in which who takes the last part of a chord has called its body."""
-CHORD_LOOK: Final = 0.2
-"""Seconds between the looks of a part that comes again meanwhile."""
 
 
 class _Model:
@@ -46,7 +44,24 @@ class _Model:
         return apps.get_model("async_cache_results", self._name)
 
 
-class DatabaseBackend(ContentsMixin, BaseBackend):
+class _End(NamedTuple):
+    """The transaction in which the part of a chord ends.
+
+    Attributes:
+        alias: The database of the tasks' rows.
+        rows: Those written in it.
+        errbacks: What is to be called after it.
+    """
+
+    alias: str
+    rows: list[Any]
+    errbacks: list[tuple[Any, Any, Any]]
+
+
+_end: ContextVar[_End | None] = ContextVar("async_cache_end_of_part", default=None)
+
+
+class DatabaseBackend(ChordsMixin, BaseBackend):
     """A result backend of Celery over `TaskResult`, `GroupResult` and the rows of chords.
 
     It is the backend of the app (``result_backend = "async-cache-db"``), or one beside the app's,
@@ -66,6 +81,7 @@ class DatabaseBackend(ContentsMixin, BaseBackend):
         url: Not used; the routers choose the database.
     """
 
+    kind = "database"
     subpolling_interval = 0.5
     supports_native_join = True
     supports_autoexpire = False
@@ -115,20 +131,6 @@ class DatabaseBackend(ContentsMixin, BaseBackend):
 
     # Tasks.
 
-    def _store_result(
-        self,
-        task_id: str,
-        result: Any,
-        state: str,
-        traceback: Any = None,
-        request: Any = None,
-        using: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        warn_of_limits(self, request)
-        self.save(self.make_record(task_id, result, state, traceback, request), request, using)
-        return result
-
     def save(self, record: Record, request: Any = None, using: str | None = None) -> bool:
         """Write the row of a record; survives the rollback of the caller's transaction.
 
@@ -136,7 +138,12 @@ class DatabaseBackend(ContentsMixin, BaseBackend):
             False when it was refused: a later state is stored.
         """
         row = self.make_row(record, request)
-        stored, known = self.TaskModel.objects.store_row(row, using)
+        alias = using or self.TaskModel.objects.connection_for_write().alias
+        end = _end.get()
+        if end is not None and end.alias == alias:
+            # The body of a chord that fails, in the transaction of the chord's last part.
+            return self._write(row, end)
+        stored, known = self.TaskModel.objects.store_row(row, alias)
         return stored is not None or not known
 
     def make_row(self, record: Record, request: Any = None) -> dict[str, Any]:
@@ -175,20 +182,6 @@ class DatabaseBackend(ContentsMixin, BaseBackend):
         """Return the meta of a task; None when it has no row."""
         row = self._rows(self.TaskModel).filter(task_id=task_id).first()
         return None if row is None else self.meta_of(row.to_record())
-
-    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        return self.load(task_id) or {
-            "task_id": task_id,
-            "status": states.PENDING,
-            "result": None,
-            "traceback": None,
-            "children": [],
-            "date_done": None,
-        }
-
-    def task_result_exists(self, task_id: str) -> bool:
-        """Tell whether there is a row of the task, in whichever state."""
-        return bool(self._rows(self.TaskModel).filter(task_id=task_id).exists())
 
     def load_ready(self, task_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """Return the meta of those tasks that have ended, by id."""
@@ -233,40 +226,62 @@ class DatabaseBackend(ContentsMixin, BaseBackend):
         size = body.get("chord_size") or len(parts)
         self.CounterModel.objects.start(header.id, size, json.dumps(parts))
 
-    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
-        """Note that a part of a header has ended; the last one calls the body."""
-        task_id, group_id = request.id, request.group
-        if not task_id or not group_id:
+    def end_part(self, record: Record, request: Any) -> None:
+        """Write a part's row and count it in one transaction; the last one calls the body in it."""
+        row, end = self.make_row(record, request), _end.get()
+        if end is not None:
+            # A chain ends within an outer chord, since its inner chord fails.
+            self._count(row, request, end)
             return
-        app_backend = self.app.backend
-        if not isinstance(app_backend, DatabaseBackend):
-            # Bound to this task beside the app's backend, which made the chord and counts it.
-            warn_of_limits(self, request)
-            app_backend.on_chord_part_return(request, state, result, **kwargs)
-            return
-        counters = self.CounterModel.objects
-        known = self._rows(self.TaskModel).filter(task_id=task_id, status__in=READY_STATES)
-        if not known.exists():
-            # A part that ignores its result: the body wants it nevertheless.
-            self.store_result(task_id, result, state, request=request)
-        counter = self._last_part(group_id, task_id)
-        if counter is None:
-            return
-        call_body(self, group_id, json.loads(counter.sub_tasks), request)
-        counters.finish(group_id)
+        alias = self.TaskModel.objects.connection_for_write().alias
+        end = run_apart(alias, lambda: self._end_part(row, request, using=alias), later=False)
+        notices.tell(alias, end.rows)
+        for errback in end.errbacks:
+            self._call_late(*errback)
 
-    def _last_part(self, group_id: str, task_id: str) -> Any:
-        """Return the chord's counter when the caller is to call the body."""
-        counters = self.CounterModel.objects.using(router.db_for_write(self.CounterModel))
-        end = clock.monotonic() + 2 * CHORD_LEASE
-        while True:
-            counter = self.CounterModel.objects.end_part(group_id, task_id, lease=CHORD_LEASE)
-            if counter is not None or clock.monotonic() >= end:
-                return counter
-            if not counters.filter(group_id=group_id, date_called__isnull=False).exists():
-                return None
-            # Another calls the body. It may have been killed, and no part may come again.
-            self._sleep(CHORD_LOOK)  # type: ignore[attr-defined]
+    @transaction_retry(max_retries=2)
+    def _end_part(self, row: dict[str, Any], request: Any, *, using: str) -> _End:
+        end = _End(using, [], [])
+        token = _end.set(end)
+        try:
+            with transaction.atomic(using=using):
+                self._count(row, request, end)
+        finally:
+            _end.reset(token)
+        return end
+
+    def _count(self, row: dict[str, Any], request: Any, end: _End) -> None:
+        counters, where = self.CounterModel.objects, router.db_for_write(self.CounterModel)
+        self._write(row, end)
+        # Of two databases that of the counters commits first: what is counted twice counts once.
+        with transaction.atomic(using=where, savepoint=False):
+            counter = counters.end_part(request.group, row["task_id"], where)
+            if counter is None:
+                return
+            parts = json.loads(counter.sub_tasks)
+            ids = part_ids(parts, self.app)
+            call_body(self, parts, lambda: self.load_ready(ids), request)
+            counters.finish(request.group, where)
+
+    def _write(self, row: dict[str, Any], end: _End) -> bool:
+        written = self.TaskModel.objects.write_rows([row], end.alias)
+        end.rows.extend(written)
+        return bool(written)
+
+    def _call_task_errbacks(self, request: Any, exc: Any, traceback: Any) -> None:
+        end = _end.get()
+        if end is None:
+            super()._call_task_errbacks(request, exc, traceback)  # type: ignore[misc]
+        else:
+            # The project's own code, which may take its time: not while rows are locked.
+            end.errbacks.append((request, exc, traceback))
+
+    def _call_late(self, request: Any, exc: Any, traceback: Any) -> None:
+        try:
+            self._call_task_errbacks(request, exc, traceback)
+        except Exception:
+            # The chord has failed already, and its last part may have succeeded.
+            logger.exception("An errback of the chord's body %s failed.", request.id)
 
     # Age.
 

@@ -41,7 +41,9 @@ _TASK_FIELDS: Final = (
     "date_started",
     "date_done",
 )
-_CHORD_RULES: Final = Rules(key="group_id", first=frozenset({"count", "sub_tasks", "date_created"}))
+_CHORD_RULES: Final = Rules(
+    key="group_id", first=frozenset({"count", "ended", "sub_tasks", "date_created"})
+)
 
 
 class ImportResults(Subcommand):
@@ -175,9 +177,12 @@ class _Groups(_Copy):
 
 
 class _Chords(_Copy):
-    """Their counter holds the parts that are left, and no time."""
+    """Their counter holds the parts that are left, and no time.
+
+    So those are all the parts here: one that was counted there, and is delivered again, counts.
+    """
 
     key, rules, fields = "group_id", _CHORD_RULES, ("group_id", "sub_tasks", "count")
 
     def row(self, found: dict[str, Any]) -> dict[str, Any] | None:
-        return {**found, "date_created": now()} if found["count"] else None
+        return {**found, "ended": 0, "date_created": now()} if found["count"] else None

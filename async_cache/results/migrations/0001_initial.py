@@ -28,12 +28,12 @@ class Migration(migrations.Migration):
                 ("sub_tasks", models.TextField(verbose_name="result tuples of the header")),
                 ("count", models.PositiveIntegerField(verbose_name="parts")),
                 (
-                    "date_created",
-                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="created"),
+                    "ended",
+                    models.PositiveIntegerField(default=0, verbose_name="parts that have ended"),
                 ),
                 (
-                    "date_called",
-                    models.DateTimeField(default=None, null=True, verbose_name="body called"),
+                    "date_created",
+                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="created"),
                 ),
             ],
             options={

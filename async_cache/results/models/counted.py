@@ -35,15 +35,15 @@ class ChordCounter(models.Model):
     """How many parts the header of a chord has.
 
     Attributes:
-        count: Parts of the header; the `ChordPart` rows are those that have ended.
-        date_called: When somebody set out to call the body.
+        count: Parts of the header.
+        ended: Those that have ended; each has a `ChordPart` row.
     """
 
     group_id = IdField("group id", unique=True)
     sub_tasks = models.TextField("result tuples of the header")
     count = models.PositiveIntegerField("parts")
+    ended = models.PositiveIntegerField("parts that have ended", default=0)
     date_created = models.DateTimeField("created", default=timezone.now)
-    date_called = models.DateTimeField("body called", null=True, default=None)
 
     objects = ChordCounterManager["ChordCounter"]()
 
