@@ -12,6 +12,10 @@ of pytest-xdist do not meet), and end with it.
   which has to be asked for: ``REQUIRE_SERVERS=mariadb`` or ``TEST_MARIADB_URL``.
 - ``celery_worker_process``: start a real worker over Redis or over the file system.
 
+The suite must hold on a machine that is busy with other things. So whoever sets neither
+``IO_TIMEOUT`` nor ``PUBLISH_TIMEOUT`` waits 10 s: a test of elections must not fail because the
+machine answered late. ``@pytest.mark.shipped_timeouts`` gives a test the defaults as shipped.
+
 Where a server cannot be had the test is skipped. ``REQUIRE_SERVERS=1`` makes it fail instead, for
 all kinds of servers; ``REQUIRE_SERVERS=redis,postgres`` for these.
 """
@@ -23,6 +27,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +37,8 @@ from django.conf import settings as django_settings
 from django.core.cache import BaseCache, caches
 from django.db import connections
 
-from async_cache import tallies
+from async_cache import conf, tallies
+from async_cache.stores.registry import reset_stores
 from tests.mariadb import MariadbServer
 from tests.servers import (
     MemcachedServer,
@@ -43,9 +49,21 @@ from tests.servers import (
     database_from_url,
     exchange,
 )
-from tests.workers import Broker, WorkerProcess, connected, filesystem_broker, redis_broker
+from tests.workers import (
+    PATIENCE,
+    Broker,
+    WorkerProcess,
+    connected,
+    filesystem_broker,
+    redis_broker,
+)
 
 POSTGRES, MARIADB = "postgres", "mariadb"
+FAULTS = Path(__file__).with_name("faults")
+"""Its tests are about timeouts: all are marked."""
+Shipped = conf.Settings
+PATIENT: dict[str, Any] = {name.lower(): seconds for name, seconds in PATIENCE.items()}
+Patient = partial(Shipped, **PATIENT)
 S = TypeVar("S", bound=Server)
 
 
@@ -136,6 +154,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Prepare; start nothing yet."""
     config.stash[servers_key] = Servers(os.environ.get("PYTEST_XDIST_WORKER", ""))
     django_settings.DIRECTORY.mkdir(parents=True, exist_ok=True)
+    config.addinivalue_line("markers", "shipped_timeouts: has the timeouts as shipped, not 10 s")
+    conf.Settings = Patient  # type: ignore[assignment, misc]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -223,6 +243,25 @@ def redis_server() -> Iterator[RedisServer]:
 def _no_statistics_thread() -> None:
     """Share no statistics behind the tests: those of the monitor ask for it."""
     tallies.watch(None)
+
+
+def use_settings_class(made: Any) -> None:
+    """Let what is not set in ``ASYNC_CACHE`` have the defaults of ``made``."""
+    conf.Settings = made  # type: ignore[misc]
+    conf.reset()
+    reset_stores()
+
+
+@pytest.fixture(autouse=True)
+def _shipped_timeouts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give a marked test the timeouts as shipped; all others wait for a busy machine."""
+    marked = request.node.get_closest_marker("shipped_timeouts") is not None
+    marked = marked or FAULTS in request.path.parents
+    if marked:
+        use_settings_class(Shipped)
+    yield
+    if marked:
+        use_settings_class(Patient)
 
 
 @pytest.fixture(autouse=True)
@@ -322,7 +361,7 @@ def celery_worker_process(
         def start(broker: str = "redis", **options: Any) -> WorkerProcess:
             chosen = broker_for(broker)
             worker = WorkerProcess(chosen, **options)
-            stack.callback(worker.stop)
+            stack.callback(worker.discard)
             stack.enter_context(connected(chosen))
             return worker
 

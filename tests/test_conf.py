@@ -17,6 +17,8 @@ from async_cache.exceptions import ConfigurationError
 from async_cache.options import clean_option, clean_options
 from async_cache.resolution import configured, resolve_options
 
+pytestmark = pytest.mark.shipped_timeouts
+
 
 def problems(setting: object) -> list[str]:
     with override_settings(ASYNC_CACHE=setting):

@@ -27,6 +27,7 @@ from async_cache.stores.base import Store
 from tests.conftest import flush, next_database
 from tests.docs_pages import MODULE, ROOT, Step, run_page, steps, table_rows
 from tests.servers import Process, free_port
+from tests.workers import PATIENCE
 
 DOCS = ROOT / "docs"
 TUTORIAL = DOCS / "tutorial" / "index.md"
@@ -191,7 +192,7 @@ def shape(text: str) -> str:
     return re.sub(r"\d+", "0", text)
 
 
-def eventually(holds: Any, what: str, seconds: float = 40.0) -> None:
+def eventually(holds: Any, what: str, seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"{what} has not come"
@@ -230,7 +231,7 @@ def page_environment(url: str, folder: Path) -> Mapping[str, str]:
                 "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 1, "SOCKET_TIMEOUT": 1},
             }
         },
-        "ASYNC_CACHE": {"DISPATCHER": "immediate", "JOB_MODULES": [MODULE]},
+        "ASYNC_CACHE": {"DISPATCHER": "immediate", "JOB_MODULES": [MODULE], **PATIENCE},
     }
     return {
         **os.environ,
@@ -279,6 +280,7 @@ def test_the_table_of_options_names_them_all() -> None:
         assert shown == options.DEFAULTS[code(name)], name
 
 
+@pytest.mark.shipped_timeouts
 def test_the_table_of_settings_names_them_all() -> None:
     rows = table_rows(REFERENCE / "settings.md", "Keys")
     names = {name.upper() for name in conf.Settings.__dataclass_fields__} - {"SECTIONS"}

@@ -16,9 +16,11 @@ from async_cache.leases import Phase
 from async_cache.stores.base import Claim
 from async_cache.stores.django import DjangoStore
 from tests.dispatchers.support import SECONDS, eventually
+from tests.lateness import Lateness
 
 MINE, OTHER = b"m" * 16, b"o" * 16
-LENGTH = 0.3
+LENGTH = 0.9
+"""Long enough that a busy machine renews in time."""
 
 
 class Watched(DjangoStore):
@@ -27,6 +29,7 @@ class Watched(DjangoStore):
     def __init__(self) -> None:
         super().__init__("default", 1000.0)
         self.renewals: list[list[str]] = []
+        self.times: list[float] = []
         self.fails: Exception | None = None
         self.changed = threading.Condition()
 
@@ -34,6 +37,7 @@ class Watched(DjangoStore):
         fails = self.fails
         with self.changed:
             self.renewals.append([name for name, _, _ in leases])
+            self.times.append(time.monotonic())
             self.changed.notify_all()
         if fails is not None:
             raise fails
@@ -74,10 +78,10 @@ def test_a_lease_outlives_its_length_while_held(store: Watched) -> None:
 def test_renewals_come_at_a_third_of_the_length(store: Watched) -> None:
     store.take("lease")
     begin = time.monotonic()
-    with holding(store, [("lease", MINE)], LENGTH, 60):
+    with Lateness() as late, holding(store, [("lease", MINE)], LENGTH, 60):
         store.wait_for(lambda: len(store.renewals) >= 3)
     took = time.monotonic() - begin
-    assert 3 * LENGTH / 3 * 0.85 < took < 3 * LENGTH / 3 + 0.5
+    assert 3 * LENGTH / 3 * 0.85 < took < 3 * LENGTH / 3 + 0.5 + late.seconds
 
 
 def test_a_hung_fetch_is_abandoned_after_its_limit(store: Watched) -> None:
@@ -103,8 +107,8 @@ def test_what_another_has_taken_is_told_and_renewed_no_more(store: Watched) -> N
 
 def test_the_leases_of_many_fetches_are_renewed_in_one_round_trip(store: Watched) -> None:
     names = [f"lease{number}" for number in range(20)]
-    store.take(*names, seconds=1.2)
-    blocks = [holding(store, [(name, MINE)], 1.2, 60) for name in names]
+    store.take(*names, seconds=3)
+    blocks = [holding(store, [(name, MINE)], 3, 60) for name in names]
     for number, block in enumerate(blocks):
         held = block.__enter__()
         held.due += number * 0.0004  # as if they had begun one after another
@@ -119,14 +123,14 @@ def test_the_leases_of_many_fetches_are_renewed_in_one_round_trip(store: Watched
 def test_a_store_that_fails_is_asked_again(
     store: Watched, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.take("lease", seconds=1.0)
+    store.take("lease", seconds=2.0)
     store.fails = error
-    with holding(store, [("lease", MINE)], 1.0, 60) as held:
+    with holding(store, [("lease", MINE)], 2.0, 60) as held:
         store.wait_for(lambda: store.renewals)
         store.fails = None
-        begin = time.monotonic()
         store.wait_for(lambda: len(store.renewals) >= 2)
-        assert time.monotonic() - begin > 0.2, "not at once, nor all the time"
+        first, second, *_ = store.times
+        assert second - first > 0.2, "not at once, nor all the time"
         assert not held.lost
     assert "secret" not in caplog.text
     assert ("ZeroDivisionError" in caplog.text) is isinstance(error, ZeroDivisionError)
@@ -136,11 +140,16 @@ def test_the_thread_sleeps_when_nothing_is_held(store: Watched) -> None:
     store.take("lease")
     with holding(store, [("lease", MINE)], LENGTH, 60):
         store.wait_for(lambda: store.renewals)
-    before = time.process_time()
+    done = len(store.renewals)
+    thread = heartbeat._heart._thread
+    assert thread is not None
+    assert thread.ident is not None
+    its_clock = time.pthread_getcpuclockid(thread.ident)
+    before = time.clock_gettime(its_clock)
     deadline = threading.Event()
-    deadline.wait(0.5)  # nothing may happen: there is no event to wait for
-    assert time.process_time() - before < 0.1
-    assert len(store.renewals) <= 2
+    deadline.wait(LENGTH)  # nothing may happen: there is no event to wait for
+    assert time.clock_gettime(its_clock) - before < LENGTH / 5
+    assert len(store.renewals) <= done + 1
 
 
 def test_a_forked_child_renews_its_own_leases_only(store: Watched) -> None:

@@ -24,6 +24,7 @@ from async_cache.stores.base import Claim, Claimed
 from async_cache.stores.django import DjangoStore
 from async_cache.stores.registry import get_store
 from tests.dispatchers.support import SECONDS, Recorder, Runtime, eventually, heard
+from tests.lateness import Lateness
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +101,7 @@ def test_the_reader_waits_for_neither_store_nor_dispatcher(
         took.append(time.perf_counter() - start)
     gate.set()
     recorder.wait_for(lambda r: len(r.taken) == 101)
-    assert sorted(took)[50] < 0.001
+    assert sorted(took)[50] < 0.05, "the dispatcher holds its thread for much longer"
 
 
 def test_what_is_published_elsewhere_is_not_published_again(
@@ -217,8 +218,9 @@ def test_a_failed_publish_gives_its_leases_back_and_is_tried_again(
         assert [event["count"] for event in events[3:]] == [1], "one probe, not all that waits"
         recorder.failing = False
         start = time.monotonic()
-        recorder.wait_for(lambda r: len(r.taken) == 3)
-        assert time.monotonic() - start < 2.0
+        with Lateness() as late:
+            recorder.wait_for(lambda r: len(r.taken) == 3)
+        assert time.monotonic() - start < 2.0 + late.seconds
         eventually(lambda: events[-1].get("seconds"))
     assert recorder.digests == [["a"], ["b"], ["c"]], "in the order of asking"
     assert recorder.tries == 5
@@ -244,8 +246,11 @@ def test_one_dispatcher_that_fails_does_not_hold_up_another(
     recorder.wait_for(lambda r: r.tries)
     other = Recorder()
     other.name = "other"
-    publisher.submit(Runtime(other).request("b"))
-    other.wait_for(lambda r: r.taken, 0.5)
+    start = time.monotonic()
+    with Lateness() as late:
+        publisher.submit(Runtime(other).request("b"))
+        other.wait_for(lambda r: r.taken)
+    assert time.monotonic() - start < 0.5 + late.seconds, "before the other is tried again"
 
 
 def test_while_nobody_answers_a_key_waits_once(runtime: Runtime, recorder: Recorder) -> None:
@@ -266,7 +271,7 @@ def test_a_store_that_does_not_answer_is_tried_again(recorder: Recorder) -> None
     assert store.asked.wait(SECONDS)
     assert recorder.taken == []
     store.down = False
-    recorder.wait_for(lambda r: r.taken, 2.5)
+    recorder.wait_for(lambda r: r.taken, runtime.queued_grace * 0.8)
 
 
 def test_a_claim_whose_answer_was_lost_does_not_lock_itself_out(recorder: Recorder) -> None:
@@ -277,7 +282,7 @@ def test_a_claim_whose_answer_was_lost_does_not_lock_itself_out(recorder: Record
     assert store.asked.wait(SECONDS)
     eventually(lambda: runtime.lease("a"))
     store.deaf = False
-    recorder.wait_for(lambda r: r.taken, 2.5)
+    recorder.wait_for(lambda r: r.taken, runtime.queued_grace * 0.8)
 
 
 def test_an_unanswered_dispatch_is_announced_and_guarded_for_longer(
@@ -459,7 +464,7 @@ def test_publish_now_is_bounded(runtime: Runtime, recorder: Recorder, settings: 
     start = time.monotonic()
     with pytest.raises(DispatchFailed, match=r"PUBLISH_TIMEOUT.*See that both run"):
         publisher.publish_now(runtime.request("a"), uuid4().bytes)
-    assert 0.1 <= time.monotonic() - start < 1.0
+    assert 0.1 <= time.monotonic() - start < SECONDS / 2
     gate.set()
 
 
@@ -516,7 +521,9 @@ def slow(refresh):
     time.sleep(float(sys.argv[1]))
     print("published", flush=True)
 recorder.on_dispatch = slow
-publisher.submit(Runtime(recorder).request("a"))
+runtime = Runtime(recorder)
+publisher.submit_many([runtime.request("a"), runtime.request("b")])
+recorder.wait_for(lambda r: r.tries)
 start = time.monotonic()
 import atexit
 atexit._run_exitfuncs()
@@ -524,15 +531,15 @@ print("ended", time.monotonic() - start)
 """
 
 
-@pytest.mark.parametrize(("pause", "published"), [("0.05", True), ("5", False)])
+@pytest.mark.parametrize(("pause", "published"), [("0.01", 2), ("10", 0)])
 def test_the_end_of_the_process_waits_a_moment_for_what_is_queued(
-    pause: str, published: bool
+    pause: str, published: int
 ) -> None:
     command = [sys.executable, "-c", EXIT, pause]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert ("published" in done.stdout) is published
-    assert float(done.stdout.split("ended")[1]) < 0.5
+    assert done.stdout.count("published") == published
+    assert float(done.stdout.split("ended")[1]) < 5
 
 
 def test_the_publisher_keeps_no_database_connection_open(

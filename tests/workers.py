@@ -22,7 +22,9 @@ from tests.celery_app import app
 from tests.servers import Process, scratch
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
+PATIENCE = {"IO_TIMEOUT": 10.0, "PUBLISH_TIMEOUT": 10.0}
+"""How long a test that does not test them waits for a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class WorkerProcess:
 
     def _environment(self, overrides: Mapping[str, Any]) -> dict[str, str]:
         shared = {name: getattr(settings, name) for name in ("CACHES", "DATABASES", "ASYNC_CACHE")}
+        shared["ASYNC_CACHE"] = {**PATIENCE, **shared["ASYNC_CACHE"]}
         given = {**shared, **self.broker.settings(), **overrides}
         return {
             **os.environ,
@@ -144,7 +147,7 @@ class WorkerProcess:
         """What the worker has printed so far."""
         return self._process.output()
 
-    def wait_for(self, pattern: str, seconds: float = 20.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, seconds: float = 60.0) -> re.Match[str]:
         """Wait until a regular expression matches in the log; return the match."""
         found: list[re.Match[str]] = []
 
@@ -168,6 +171,12 @@ class WorkerProcess:
         """Kill the worker and its pool at once, in the middle of whatever they do."""
         os.killpg(self.pid, signal.SIGKILL)
         self._process.stop()
+
+    def discard(self) -> None:
+        """End the worker without waiting for its pool to say goodbye."""
+        if self.running:
+            self.kill()
+        self.stop()
 
     def stop(self) -> None:
         """End the worker, its pool and its files; harmless when they are gone."""

@@ -21,7 +21,7 @@ from async_cache.policy import RefreshPolicy
 from async_cache.stores.base import Claim, Store
 from async_cache.stores.django import DjangoStore
 
-SECONDS = 5.0
+SECONDS = 30.0
 """How long a test waits for what must come; it comes much sooner."""
 
 

@@ -32,8 +32,9 @@ from async_cache.secret_keys import get_ring
 from async_cache.tasks import refresh as refresh_task
 from tests.celery_app import app
 from tests.dispatchers.support import Runtime, eventually, heard
+from tests.lateness import Lateness
 from tests.servers import RedisServer
-from tests.workers import Broker, connected
+from tests.workers import PATIENCE, Broker, connected
 
 BOUND = 2.0
 """Seconds in which a publish to a silent broker has ended: a few times ``PUBLISH_TIMEOUT``."""
@@ -133,6 +134,7 @@ def test_the_apps_own_pool_is_left_alone(dispatcher: CeleryDispatcher, broker: r
 # --- brokers that do not answer ---------------------------------------------------------------
 
 
+@pytest.mark.shipped_timeouts
 @pytest.mark.parametrize("connected_before", [False, True])
 def test_a_silent_redis_holds_up_nobody_and_is_used_again_within_two_seconds(
     redis_server: RedisServer, connected_before: bool
@@ -157,16 +159,18 @@ def test_a_silent_redis_holds_up_nobody_and_is_used_again_within_two_seconds(
                 start = time.perf_counter()
                 assert publisher.submit(request)
                 took.append(time.perf_counter() - start)
-            assert sorted(took)[25] < 0.001
+            assert sorted(took)[25] < 0.05, "PUBLISH_TIMEOUT is much longer"
             start = time.monotonic()
-            eventually(lambda: failures)
-            assert time.monotonic() - start < BOUND
+            with Lateness() as late:
+                eventually(lambda: failures)
+            assert time.monotonic() - start < BOUND + late.seconds
             eventually(lambda: all(runtime.lease(f"key{n}") is None for n in range(50)))
         finally:
             redis_server.resume()
         start = time.monotonic()
-        eventually(lambda: recoveries)
-        assert time.monotonic() - start < 2.0
+        with Lateness() as late:
+            eventually(lambda: recoveries)
+        assert time.monotonic() - start < 2.0 + late.seconds
         # What a frozen server had in its socket buffer it may have taken as well.
         eventually(lambda: len({message["headers"]["id"] for message in delivered(client)}) >= 50)
         assert all(runtime.lease(f"key{n}") for n in range(50))
@@ -180,6 +184,7 @@ def silent() -> Iterator[tuple[str, int]]:
         yield server.getsockname()
 
 
+@pytest.mark.shipped_timeouts
 @pytest.mark.parametrize("scheme", ["redis", "pyamqp", "sentinel"])
 @pytest.mark.parametrize("hosts", [1, 3])
 def test_a_publish_to_a_silent_broker_is_bounded(
@@ -191,9 +196,9 @@ def test_a_publish_to_a_silent_broker_is_bounded(
         dispatcher.prepare()
         for _ in range(2):
             start = time.monotonic()
-            with pytest.raises(DispatchFailed):
+            with Lateness() as late, pytest.raises(DispatchFailed):
                 dispatcher.dispatch(a_refresh())
-            assert time.monotonic() - start < BOUND * hosts
+            assert time.monotonic() - start < BOUND * hosts + late.seconds
 
 
 def test_a_broker_that_is_not_there_fails_at_once(
@@ -206,7 +211,7 @@ def test_a_broker_that_is_not_there_fails_at_once(
         start = time.monotonic()
         with pytest.raises(DispatchFailed) as caught:
             dispatcher.dispatch(a_refresh())
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < PATIENCE["PUBLISH_TIMEOUT"] / 2
         assert caught.value.__cause__ is not None
 
 

@@ -163,7 +163,7 @@ def test_the_wait_for_others_is_one_for_all_of_them(alias: str) -> None:
     for gate in gates.values():
         assert gate.entered.wait(SECONDS)
     started = time.monotonic()
-    found = Each(wait=0.3).get_many([("a",), ("b",), ("x",), ("c",), ("d",)])
+    found = Each(wait=1).get_many([("a",), ("b",), ("x",), ("c",), ("d",)])
     took = time.monotonic() - started
     for gate in gates.values():
         gate.opened.set()
@@ -171,7 +171,7 @@ def test_the_wait_for_others_is_one_for_all_of_them(alias: str) -> None:
         caller.result()
     assert found[2] == "x 1"
     assert all(isinstance(one, FetchUnavailable) for one in (*found[:2], *found[3:]))
-    assert 0.25 < took < 0.75, "not once for each"
+    assert 0.9 < took < 2.9, "not once for each"
 
 
 def test_it_waits_for_a_flight_and_takes_its_answer(alias: str) -> None:

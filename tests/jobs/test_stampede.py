@@ -21,6 +21,7 @@ from async_cache.testing import capture_refreshes
 from tests.jobs.racers import EDGES
 from tests.jobs.stale import Edge
 from tests.jobs.support import SECONDS, Caller, Gate, Shelf, heard
+from tests.workers import PATIENCE
 
 CALLERS = 64
 
@@ -119,7 +120,8 @@ def test_p3_a_message_for_what_is_fresh_again_is_dropped(alias: str, shelf: Shel
 def test_p3_a_thousand_stale_edges_with_16_racers_in_2_processes(
     redis_caches: str, settings: Any
 ) -> None:
-    settings.ASYNC_CACHE = {"CACHE": "redis", "DISPATCHER": "tests.jobs.support.Shelf"}
+    shelf = "tests.jobs.support.Shelf"
+    settings.ASYNC_CACHE = {"CACHE": "redis", "DISPATCHER": shelf, **PATIENCE}
     job = Edge()
     job.get_many([(number,) for number in range(EDGES)])
     caches = {"default": settings.CACHES["redis"], "redis": settings.CACHES["redis"]}
@@ -270,7 +272,7 @@ def test_p3_a_slow_fetch_keeps_its_lease_and_is_not_started_twice(alias: str) ->
     gate = Gate()
 
     class Slow(AsyncCacheJob[str]):
-        lease = 0.3
+        lease = 1
         calls = 0
 
         def fetch(self) -> str:
@@ -281,7 +283,7 @@ def test_p3_a_slow_fetch_keeps_its_lease_and_is_not_started_twice(alias: str) ->
     first = Caller(lambda: Slow().get())
     assert gate.entered.wait(SECONDS)
     wait = threading.Event()
-    assert not wait.wait(0.8), "two lengths of the lease and more"
+    assert not wait.wait(2.2), "two lengths of the lease and more"
     assert Slow().explain().refresh == "fetching"
     with heard(refresh_committed) as events:
         gate.opened.set()

@@ -30,7 +30,7 @@ def test_p8_a_value_that_the_cache_refuses_keeps_nobody_waiting(
     begun = time.monotonic()
     for _ in range(3):
         assert len(TooLarge().get(1)) == 1_500_000
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < TooLarge.wait
 
 
 class Rate(AsyncCacheJob[int]):
@@ -74,7 +74,7 @@ def test_p5_an_invalidation_is_tried_again_where_no_threads_can_be_had(
     with pytest.raises(StoreUnavailable):
         Rate().delete(1)
     away.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while invalidation.unconfirmed:
         assert time.monotonic() < deadline, "it is not tried again"
         assert Rate().get(1) == 1

@@ -38,7 +38,7 @@ TENANT = Vary(_tenant.get, use_tenant)
 
 class Report(AsyncCacheJob[str]):
     ttl = 600
-    lease = 0.6
+    lease = 1
     vary = (f"{__name__}.TENANT",)
 
     def fetch(self, title: str, seconds: float = 0.0) -> str:
@@ -99,13 +99,13 @@ def test_p3_the_lease_of_a_slow_fetch_is_renewed_under_its_own_keys(
 
     def read() -> None:
         with use_tenant("Ada"):
-            Report().get("sales", 1.5)
+            Report().get("sales", 3)
 
     reader = threading.Thread(target=read)
     reader.start()
-    time.sleep(1.1)
+    time.sleep(2.2)
     with use_tenant("Ada"):
-        assert Report().explain("sales", 1.5).refresh == "fetching"
+        assert Report().explain("sales", 3).refresh == "fetching"
     reader.join()
 
 
@@ -126,7 +126,7 @@ def test_two_tenants_never_share_a_fetch(settings: Any, redis_url: str) -> None:
 
 
 def wait_until_confirmed(read: Any) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while invalidation.unconfirmed:
         assert time.monotonic() < deadline, "it is not tried again"
         read()

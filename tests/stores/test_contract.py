@@ -83,7 +83,7 @@ def test_put_keeps_the_last_of_a_name_and_remove_drops(store: Store) -> None:
 
 def test_a_put_ends(store: Store) -> None:
     store.put([("ac:a", b"1", 0.05)])
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while value(store, "ac:a") is not None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -216,7 +216,7 @@ def test_a_doubled_lease_lasts_doubled(store: Store, expire: Callable[[str], Non
 
 def test_a_lease_ends_by_itself(store: Store) -> None:
     win(store, b"a", seconds=0.05)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while store.holders(["ac:k:l"]) != [None]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -264,7 +264,7 @@ def test_keys_that_ended_make_room(store: Store) -> None:
     cap: dict[str, Any] = {"members": "ac:members", "max_members": 1}
     win(store, b"a", member="k", **cap)
     store.commit([entry(b"a", member="k", puts=(("ac:k", b"v", 0.05),), **cap)])
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while store.claim([ask(b"b", key="x", member="x", **cap)])[0].full:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -88,13 +88,14 @@ def test_sentinel_names_the_new_primary(settings: Any, redis_server: RedisServer
                 },
             },
         }
+        settings.ASYNC_CACHE = {"IO_TIMEOUT": 1}
         store = get_store("default")
         assert isinstance(store, RedisStore)
         # A Sentinel that answers nothing costs a bounded wait, once.
         started = time.monotonic()
         with pytest.raises(StoreUnavailable):
             store.put([("a", b"1", 60)])
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         wait_for(lambda: works(store))
         win(store, b"a")
         assert isinstance(get_async_store("default"), AsyncRedisStore)
