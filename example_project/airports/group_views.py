@@ -14,7 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 from kombu.exceptions import OperationalError
 
-from async_cache import StoreUnavailable
+from async_cache import DispatchFailed, StoreUnavailable
 from async_cache.results import async_task, count_group, delete_group, fetch_group, result_group
 
 from .flights import largest_countries, longest_flight
@@ -54,7 +54,7 @@ def start(request: HttpRequest) -> HttpResponse:
         for number, country in enumerate(countries, 1):
             fails = number % FAILING == 0
             async_task(longest_flight, country.code, fails, group=label, task_name=country.name)
-    except (StoreUnavailable, OperationalError) as error:
+    except (StoreUnavailable, DispatchFailed) as error:
         messages.error(request, f"Not all calls were sent: {error}")
     return redirect("airports:group", label, len(countries))
 
