@@ -480,6 +480,22 @@ class RabbitMQServer(Server):
         """End the node in good order; harmless when it is not running."""
         super().stop()
 
+    def control(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` for this node; return what it prints."""
+        program = str(Path(str(self.find())).with_name("rabbitmqctl"))
+        log = self._directory / "control.log"
+        log.unlink(missing_ok=True)
+        process = Process(
+            ["env", *self._settings(), program, *arguments], log, user=service_user("rabbitmq")
+        )
+        try:
+            code = process.wait(START_SECONDS)
+        finally:
+            process.stop()
+        if code:
+            raise ServerUnavailable(f"rabbitmqctl {arguments[0]} failed\n{process.output()}")
+        return process.output()
+
     def stop(self) -> None:
         """End the node and remove what it has stored."""
         self.halt()

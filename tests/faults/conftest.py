@@ -92,10 +92,12 @@ def rabbitmq_server() -> Iterator[RabbitMQServer]:
 @pytest.fixture(params=["redis", "rabbitmq"])
 def broker(request: pytest.FixtureRequest) -> Iterator[FaultyBroker]:
     """Publish through a proxy to a broker of each kind."""
-    url = request.getfixturevalue(f"{request.param}_url")
+    url, server = request.getfixturevalue(f"{request.param}_url"), None
     if request.param == "redis":
         url = next_database(url)  # beside the caches: clearing them must leave the messages
-    with faulty(request.param, url) as made:
+    elif "TEST_RABBITMQ_URL" not in os.environ:
+        server = request.getfixturevalue("servers").get(RabbitMQServer)
+    with faulty(request.param, url, server) as made:
         yield made
 
 
