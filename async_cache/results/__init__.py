@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from async_cache.results.calls import AsyncTask, aasync_task, async_task
-    from async_cache.results.exceptions import NoResult, TaskFailed
+    from async_cache.results.exceptions import NoResult, TaskFailed, TaskTimeout
     from async_cache.results.groups import (
         acount_group,
         adelete_group,
@@ -36,6 +36,7 @@ __all__ = [
     "Record",
     "Task",
     "TaskFailed",
+    "TaskTimeout",
     "aasync_task",
     "acount_group",
     "adelete_group",
@@ -57,7 +58,7 @@ __all__ = [
 
 _MODULES = {
     "async_cache.results.calls": ("AsyncTask", "aasync_task", "async_task"),
-    "async_cache.results.exceptions": ("NoResult", "TaskFailed"),
+    "async_cache.results.exceptions": ("NoResult", "TaskFailed", "TaskTimeout"),
     "async_cache.results.groups": (
         "acount_group",
         "adelete_group",
