@@ -9,6 +9,7 @@ import pytest
 from django.core.cache import caches
 from django.core.management import call_command
 
+from async_cache.results import waiting
 from async_cache.results.layers import Layer, get_cache_layer
 from async_cache.stores.registry import reset_stores
 
@@ -29,6 +30,8 @@ LAYERS = [*REDIS_LAYERS, *CACHE_LAYERS]
 def _fresh_stores() -> Iterator[None]:
     reset_stores()
     yield
+    # Their connections must not outlive a test's database.
+    waiting.stop()
     reset_stores()
 
 

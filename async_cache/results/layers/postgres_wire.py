@@ -19,6 +19,7 @@ __all__ = ["PostgresWire"]
 
 # A peer that is gone without a word is found out in half a minute.
 _OPTIONS: Final = {
+    "fallback_application_name": "async_cache results",
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,

@@ -39,7 +39,8 @@ PART_OF_WAIT: Final = 0.1
 """Who is told by asking is told after this part of his wait more, at most."""
 COST_FACTOR: Final = 4
 """Asking takes a fifth of the thread's time at most."""
-TROUBLE_SECONDS: Final = 0.5
+TROUBLE_SECONDS: Final = 0.25
+"""What a question counts for that was not answered."""
 
 _Selector: Final[Any] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
@@ -51,7 +52,8 @@ def pause_for(age: float, cost: float) -> float:
         age: How long the youngest waiter has waited.
         cost: What the last question took.
     """
-    return min(LONGEST_PAUSE, max(FIRST_PAUSE, age * PART_OF_WAIT, cost * COST_FACTOR))
+    least = min(LOOK_SECONDS, max(FIRST_PAUSE, cost * COST_FACTOR))
+    return max(least, min(LONGEST_PAUSE, age * PART_OF_WAIT))
 
 
 class Listener:
@@ -71,10 +73,13 @@ class Listener:
         self._button.setblocking(False)
         self._ends = False
         self._busy_at = clock.monotonic()
+        # The last question for everything, and what the last of any kind took.
         self._looked_at = 0.0
         self._cost = 0.0
-        self._told_of: set[Topic] = set()
-        self._told_at = 0.0
+        # Groups whose counts are not known since the store told of them, and when to ask.
+        self._uncounted: set[Topic] = set()
+        self._count_at = 0.0
+        self._found: set[Topic] = set()
         self.thread: threading.Thread | None = None
 
     # Called by those who wait.
@@ -162,11 +167,11 @@ class Listener:
             # Something may have gone untold before.
             fresh = topics
         self._hear()
-        self._told_of &= topics
-        if fresh:
+        self._uncounted &= topics
+        if fresh and self._line.wire is not None:
             self._look(fresh)
-        elif self._told_of and clock.monotonic() >= self._told_at:
-            self._look(self._told_of)
+        if self._uncounted and clock.monotonic() >= self._count_at:
+            self._look(self._uncounted)
         if topics and clock.monotonic() >= self._looked_at + self._pause():
             self._look_again(topics)
         self._sleep(bool(topics))
@@ -181,8 +186,8 @@ class Listener:
         ends = [self._busy_at + IDLE_SECONDS]
         if busy:
             ends = [self._looked_at + self._pause()]
-            if self._told_of:
-                ends.append(self._told_at)
+            if self._uncounted:
+                ends.append(self._count_at)
             if self._line.retry_at is not None:
                 ends.append(self._line.retry_at)
         seconds = max(0.0, min(ends) - clock.monotonic())
@@ -206,11 +211,11 @@ class Listener:
                 self._tell(topic, 1)
             elif ended is not None:
                 self._tell(topic, ended)
-            elif topic not in self._told_of:
+            elif topic not in self._uncounted:
                 # The store does not count while it tells: ask, not for each member.
-                if not self._told_of:
-                    self._told_at = self._looked_at + self._cost * COST_FACTOR
-                self._told_of.add(topic)
+                if not self._uncounted:
+                    self._count_at = max(self._count_at, clock.monotonic())
+                self._uncounted.add(topic)
 
     def _tell(self, topic: Topic, ended: int) -> bool:
         with self._lock:
@@ -224,9 +229,10 @@ class Listener:
     def _look_again(self, topics: set[Topic]) -> None:
         heard = {topic for topic, _ in self._hear()}
         told = self._look(topics)
+        self._looked_at = clock.monotonic()
         heard |= {topic for topic, _ in self._hear()}
-        untold = told - heard - self._known
-        self._known = told
+        untold = told - heard - self._found
+        self._found = told
         if untold and self._line.wire is not None:
             self._line.lose("it did not tell of what has ended")
 
@@ -235,8 +241,6 @@ class Listener:
         self._deliver(news)
         return news
 
-    _known: frozenset[Topic] | set[Topic] = frozenset()
-
     def _look(self, topics: Iterable[Topic]) -> set[Topic]:
         """Ask for topics in one question, tell who waits for them; return of which."""
         asked = list(topics)
@@ -244,7 +248,7 @@ class Listener:
             kind: [topic.name for topic in asked if topic.kind == kind]
             for kind in (TASK, NAME, GROUP)
         }
-        self._told_of.difference_update(asked)
+        self._uncounted.difference_update(asked)
         started = clock.monotonic()
         try:
             changed = self._layer.changed(by_kind[TASK], by_kind[GROUP], by_kind[NAME])
@@ -253,10 +257,10 @@ class Listener:
             logger.warning("Results that are waited for could not be looked up: %s", error)
             if self._line.wire is None:
                 threads.close_connections()
-            self._looked_at = clock.monotonic() + TROUBLE_SECONDS
+            self._cost = TROUBLE_SECONDS
             return set()
-        self._looked_at = clock.monotonic()
-        self._cost = self._looked_at - started
+        self._cost = clock.monotonic() - started
+        self._count_at = clock.monotonic() + self._cost * COST_FACTOR
         ended = {Topic(TASK, task_id): 1 for task_id in changed.records}
         ended |= {Topic(NAME, name): 1 for name in changed.names}
         ended |= {Topic(GROUP, group): counts.ended for group, counts in changed.counts.items()}
