@@ -75,18 +75,18 @@ class TestSettings:
         def slow(raw: object) -> Any:
             built = build(raw)
             reached.set()
-            assert go_on.wait(5)
+            assert go_on.wait(30)
             return built
 
         with override_settings(ASYNC_CACHE={"CACHE": "old"}):
             monkeypatch.setattr(conf, "inspect_setting", slow)
             reader = threading.Thread(target=get_settings)
             reader.start()
-            assert reached.wait(5)
+            assert reached.wait(30)
             monkeypatch.setattr(conf, "inspect_setting", build)
             with override_settings(ASYNC_CACHE={"CACHE": "new"}):
                 go_on.set()
-                reader.join(5)
+                reader.join(30)
                 assert get_settings().cache == "new"
 
     def test_durations_are_seconds(self) -> None:

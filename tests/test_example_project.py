@@ -34,7 +34,7 @@ SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sle
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 
 
-def eventually(holds: Callable[[], bool], timeout: float = 10.0) -> None:
+def eventually(holds: Callable[[], bool], timeout: float = 60.0) -> None:
     """Wait, bounded, for something outside this process."""
     end = time.monotonic() + timeout
     while not holds():
@@ -282,7 +282,7 @@ def test_a_service_that_ignores_the_request_is_killed(supervisor: processes.Supe
     service = supervisor.start(
         "stubborn", [sys.executable, "-c", stubborn], os.environ, patience=0.2
     )
-    supervisor.wait("it to start", lambda: "up" in service.tail(), 10)
+    supervisor.wait("it to start", lambda: "up" in service.tail(), 60)
     supervisor.stop()
     assert service.process.returncode == -signal.SIGKILL
 
@@ -296,7 +296,7 @@ def test_children_of_a_service_are_stopped_too(supervisor: processes.Supervisor)
         """
     )
     service = supervisor.start("parent", [sys.executable, "-c", parent], os.environ)
-    supervisor.wait("its child", lambda: service.tail().strip().isdigit(), 10)
+    supervisor.wait("its child", lambda: service.tail().strip().isdigit(), 60)
     child = int(service.tail())
     assert not ended(child)
     supervisor.stop()
@@ -308,7 +308,7 @@ def test_a_service_that_ends_by_itself_is_an_error_with_its_log(
 ) -> None:
     supervisor.start("worker", [sys.executable, "-c", "raise SystemExit('no broker')"], os.environ)
     with pytest.raises(processes.DemoError, match=r"worker ended by itself(.|\n)*no broker"):
-        supervisor.wait("something else", lambda: False, 10)
+        supervisor.wait("something else", lambda: False, 60)
 
 
 def test_a_wait_is_bounded(supervisor: processes.Supervisor) -> None:
@@ -327,7 +327,7 @@ def test_ctrl_c_reaches_the_launcher_only(supervisor: processes.Supervisor) -> N
     service = supervisor.start("cache", SLEEPER, os.environ)
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(processes.StopRequested):
-        supervisor.wait("Ctrl-C", lambda: False, 10)
+        supervisor.wait("Ctrl-C", lambda: False, 60)
     assert service.running()
     assert os.getpgid(service.pid) == service.pid != os.getpgid(0)
 

@@ -61,7 +61,7 @@ class UserTweets(AsyncCacheJob[Any]):
 
     def fetch(self, username: str) -> Any:
         url = f"{BASE[0]}/statuses/user_timeline.json?screen_name={quote(username)}"
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=30) as response:
             return json.loads(response.read())
 
 

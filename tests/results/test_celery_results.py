@@ -62,7 +62,7 @@ def test_results_of_a_worker(worker: WorkerProcess, tmp_path: Path) -> None:
     )
     flag = tmp_path / "flag"
     slow: Any = tasks.progress.delay(str(flag))
-    for _ in range(500):
+    for _ in range(3_000):
         if slow.state == "HALFWAY":
             break
         slow.backend._sleep(0.02)
@@ -146,7 +146,7 @@ def test_write_through(redis_url: str, celery_worker_process: StartWorker) -> No
             broken.id: "FAILURE",
         }
         rows: dict[str, str] = {}
-        for _ in range(250):
+        for _ in range(3_000):
             rows = dict(TaskResult.objects.values_list("task_id", "status"))
             if len(rows) == len(expected):
                 break
@@ -165,7 +165,7 @@ def test_rows_that_wait_are_written_when_the_worker_ends(
         results: list[Any] = [tasks.buffered.delay(n) for n in range(20)]
         assert results[-1].get(timeout=PATIENCE) == 19
         os.kill(worker.pid, signal.SIGTERM)
-        for _ in range(500):
+        for _ in range(3_000):
             if not worker.running:
                 break
             app.backend._sleep(0.02)  # type: ignore[attr-defined]
