@@ -56,38 +56,18 @@ __all__ = [
     "result_group",
 ]
 
-_MODULES = {
-    "async_cache.results.calls": ("AsyncTask", "aasync_task", "async_task"),
-    "async_cache.results.exceptions": ("NoResult", "TaskFailed", "TaskTimeout"),
-    "async_cache.results.groups": (
-        "acount_group",
-        "adelete_group",
-        "afetch",
-        "afetch_group",
-        "aget",
-        "aresult",
-        "aresult_group",
-        "count_group",
-        "delete_group",
-        "fetch",
-        "fetch_group",
-        "get",
-        "result",
-        "result_group",
-    ),
-    "async_cache.results.layers": ("get_layer",),
-    "async_cache.results.proxies": ("Task",),
-    "async_cache.results.records": ("NO_RECORD", "Record"),
-}
-_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+# In the order of their imports: the first two need neither apps nor models.
+_MODULES = ("exceptions", "records", "layers", "proxies", "groups", "calls")
 
 
 def __getattr__(name: str) -> Any:
-    module = _WHERE.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(module), name)
-    return value
+    if name in __all__:
+        for module in _MODULES:
+            found = import_module(f"{__name__}.{module}")
+            if name in found.__all__:
+                value = globals()[name] = getattr(found, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

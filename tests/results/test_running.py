@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from async_cache import results
 from async_cache.exceptions import StoreUnavailable
 from async_cache.results import TaskTimeout, async_task, get, get_layer, result, running
 from async_cache.results.messages import CallMessage, seal_call
@@ -146,3 +147,9 @@ def test_the_purge_task_deletes_what_is_too_old(settings: Any) -> None:
     assert purge.apply(kwargs={"seconds": 0}).get() == {"deleted": 0, "finished": False}
     assert purge.apply().get() == {"deleted": 1, "finished": True}
     assert sorted(TaskResult.objects.values_list("task_id", flat=True)) == ["failed", "new"]
+
+
+def test_every_public_name_is_found_and_no_other() -> None:
+    for name in results.__all__:
+        assert getattr(results, name) is not None
+    assert not hasattr(results, "ended_members")
