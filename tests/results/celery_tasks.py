@@ -76,6 +76,11 @@ def die_once(self: Any, flag: str) -> str:
     return "alive"
 
 
+@app.task(ignore_result=False, acks_late=True, reject_on_worker_lost=True)
+def late(x: int) -> int:
+    return x
+
+
 @app.task(ignore_result=False)
 def note(values: Any, path: str) -> Any:
     """Add a line for each call."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from tests.conftest import MARIADB, POSTGRES, mariadb_wanted
 
-__all__ = ["DATABASES", "on_databases"]
+__all__ = ["DATABASES", "RowsOnPostgres", "on_databases"]
 
 DATABASES: Final = ["default", POSTGRES, *([MARIADB] if mariadb_wanted() else [])]
 """SQLite (or what stands for it), PostgreSQL, and MariaDB where it is asked for."""
 
 on_databases = pytest.mark.django_db(databases=DATABASES, transaction=True)
+
+
+class RowsOnPostgres:
+    """A router that puts the rows of results on PostgreSQL."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        return POSTGRES if model._meta.app_label == "async_cache_results" else None
+
+    db_for_write = db_for_read
