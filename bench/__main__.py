@@ -89,6 +89,7 @@ def all_scenes() -> Iterator[Scene]:
     yield Scene("results:writers", rounds=(3, 1), size=(10_000, 400))
     yield Scene("results:waiting", rounds=(25, 2))
     yield Scene("results:rows", rounds=(60, 5), size=(2_000, 200))
+    yield Scene("results:rows on disk", rounds=(60, 5), size=(2_000, 200))
     yield Scene("results:large tables", rounds=(15, 3), size=(600_000, 4_000))
     yield Scene("results:celery group", rounds=(40, 3))
 

@@ -30,6 +30,10 @@ WITHOUT_HIREDIS: Final = "BENCH_WITHOUT_HIREDIS"
 WITHOUT_POSTGRES: Final = frozenset({"cached group", "writers"})
 """Scenes of the results that need Redis alone."""
 
+DURABLE: Final = frozenset({"rows on disk", "large tables"})
+"""Scenes whose PostgreSQL waits for the disk, as it does by itself; that of the tests does not."""
+ON_DISK: Final = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
+
 
 def measured(name: str, rounds: int, size: int = 0) -> Report:
     """Run a scene, ``kind`` or ``kind:argument``, and report.
@@ -48,8 +52,8 @@ def measured(name: str, rounds: int, size: int = 0) -> Report:
         os.environ["BENCH_DIRECTORY"] = directory
         try:
             if kind == "results" and argument not in WITHOUT_POSTGRES:
-                # Its memory as PostgreSQL has it by itself, its disk as in the tests.
-                server = PostgresServer("shared_buffers=128MB")
+                options = ON_DISK if argument in DURABLE else ()
+                server = PostgresServer("shared_buffers=128MB", *options)
                 os.environ["BENCH_POSTGRES_URL"] = stack.enter_context(server).url
             if argument == "PyMemcacheCache":
                 os.environ["BENCH_MEMCACHED"] = stack.enter_context(MemcachedServer()).url
@@ -82,7 +86,7 @@ def _of_results(name: str, argument: str, rounds: int, size: int) -> Report:
             return _report(name, *groups.writers(rounds, size))
         case "waiting":
             return _report(name, *waiting.waiting(rounds))
-        case "rows":
+        case "rows" | "rows on disk":
             return _report(name, *rows.rows(rounds, size))
         case "large tables":
             return _report(name, *tables.tables(rounds, size))

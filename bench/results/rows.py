@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from django_celery_results.models import TaskResult as PeerRow
 
-from async_cache.results.backends.buffer import flush_rows
+from async_cache.results.backends.buffer import flush_rows, get_buffer
 from async_cache.results.models import TaskResult
 from bench.figures import Figure
 from bench.results.peers import OURS, PEER, celery_app, new_id, request
@@ -73,6 +73,23 @@ def _buffered(backend: Any) -> Case:
     return case
 
 
+def _rows_alone(database: Any) -> Case:
+    """The same without Redis: what the rows cost."""
+
+    def case(loops: int) -> float:
+        started = time.perf_counter()
+        buffer = get_buffer(TaskResult.objects.store_rows)
+        for _ in range(loops):
+            task_id = new_id()
+            one = request(task_id)
+            record = database.make_record(task_id, VALUE, "SUCCESS", None, one)
+            buffer.put(database.make_row(record, one))
+        flush_rows()
+        return time.perf_counter() - started
+
+    return case
+
+
 def _batches(case: Case, size: int) -> Case:
     return lambda loops: case(loops * size) / size
 
@@ -90,15 +107,17 @@ def rows(rounds: int, size: int) -> tuple[Run, tuple[Figure, ...]]:
         "manager": each(_manager(TaskResult)),
         "redis": each(_finish(redis)),
         "buffered": _buffered(through),
+        "rows alone": _rows_alone(ours),
     }
     for case in cases.values():
         case(30)
     before = TaskResult.objects.count()
     cases["buffered"](size)
     assert TaskResult.objects.count() == before + size, "rows are missing"
-    batch = max(1, size // 10)
-    one = {name: _batches(case, 10) for name, case in cases.items() if name != "buffered"}
-    run = measure({**one, "buffered": _batches(cases["buffered"], batch)}, rounds, block=0)
+    batch = max(1, size // 2)
+    many = {"buffered": batch, "rows alone": batch}
+    blocks = {name: _batches(case, many.get(name, 10)) for name, case in cases.items()}
+    run = measure(blocks, rounds, block=0)
     return run, (
         Figure(f"store_result / {NAME}", 1 / run.ratio("ours"), "x", least=1.5),
         Figure(
@@ -109,6 +128,7 @@ def rows(rounds: int, size: int) -> tuple[Run, tuple[Figure, ...]]:
         ),
         Figure(f"STARTED, then SUCCESS / {NAME}", 1 / run.ratio("twice", "twice, peer"), "x"),
         Figure(f"buffered / {NAME}", 1 / run.ratio("buffered"), "x", least=10.0),
+        Figure(f"buffered, without Redis / {NAME}", 1 / run.ratio("rows alone"), "x", least=10.0),
         Figure("buffered / Celery's own Redis backend", run.ratio("redis", "buffered"), "x"),
         Figure("store_result", 1 / run.seconds("ours"), "/s"),
         Figure(f"store_result, {NAME}", 1 / run.seconds(BASE), "/s"),
