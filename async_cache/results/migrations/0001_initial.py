@@ -178,11 +178,11 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "content_type",
-                    models.CharField(default="", max_length=128, verbose_name="content type"),
+                    models.CharField(default="", max_length=64, verbose_name="content type"),
                 ),
                 (
                     "content_encoding",
-                    models.CharField(default="", max_length=64, verbose_name="content encoding"),
+                    models.CharField(default="", max_length=32, verbose_name="content encoding"),
                 ),
                 (
                     "result",

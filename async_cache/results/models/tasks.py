@@ -52,8 +52,9 @@ class TaskResult(models.Model):
     retries = models.PositiveIntegerField("retries", default=0)
     rank = models.IntegerField("rank", default=0, editable=False)
     worker = models.CharField("worker", max_length=100, null=True, blank=True, default=None)
-    content_type = models.CharField("content type", max_length=128, default="")
-    content_encoding = models.CharField("content encoding", max_length=64, default="")
+    # All of it fits a row of MySQL's COMPACT format, ids of 191 characters included: 8126 bytes.
+    content_type = models.CharField("content type", max_length=64, default="")
+    content_encoding = models.CharField("content encoding", max_length=32, default="")
     result = models.TextField("result", null=True, default=None, editable=False)
     traceback = models.TextField("traceback", null=True, blank=True, default=None)
     meta = models.TextField("meta", null=True, default=None, editable=False)
