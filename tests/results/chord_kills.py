@@ -33,4 +33,5 @@ def arm(path: str, name: str, number: int, file: Path) -> None:
     setattr(owner, name, call)
 
 
-arm(settings.KILL_AT, settings.KILL_CALL, settings.KILL_NUMBER, Path(settings.KILL_FILE))
+given: Any = settings
+arm(given.KILL_AT, given.KILL_CALL, given.KILL_NUMBER, Path(given.KILL_FILE))

@@ -16,9 +16,10 @@ from celery import states, uuid
 from celery.app.task import Context
 from celery.exceptions import TimeoutError as Timeout
 from celery.result import GroupResult
-from django.db import transaction
+from django.db import connection, transaction
 
-from async_cache.results.backends import DatabaseBackend
+from async_cache import clock
+from async_cache.results.backends import DatabaseBackend, publishing
 from async_cache.results.backends.limits import BackendLimitWarning
 from async_cache.results.exceptions import RecordRejected, TaskFailed
 from async_cache.results.models import ChordCounter, ChordPart, TaskResult
@@ -301,6 +302,42 @@ def test_a_part_that_fails_fails_the_body(app: Any, published: Published) -> Non
     failure = result_of(body.id, app)
     assert failure.state == "FAILURE"
     assert "Dependency b raised ValueError('no')" in str(failure.result)
+    assert not ChordCounter.objects.exists()
+
+
+def test_errbacks_run_after_the_transaction(app: Any, published: Published) -> None:
+    seen: list[Any] = []
+
+    @app.task(name="failed", shared=False)
+    def failed(request: Any, error: Any, traceback: Any) -> None:
+        seen.append((request.id, connection.in_atomic_block, app.backend.get_state("a")))
+        raise ZeroDivisionError
+
+    body = start_chord(app, ["a"])
+    body.on_error(failed.s())
+    known = request("a", group="chord", chord=body)
+    app.backend.mark_as_failure("a", ValueError("no"), request=known)
+    assert seen == [(body.id, False, "FAILURE")]
+    assert app.backend.get_state(body.id) == "FAILURE"
+
+
+@pytest.mark.parametrize("broker", ["dead", "silent"])
+def test_a_broker_that_takes_nothing_fails_the_body_soon(
+    app: Any, redis_server: Any, monkeypatch: pytest.MonkeyPatch, broker: str
+) -> None:
+    monkeypatch.setattr(publishing, "STEP_SECONDS", 0.2)
+    monkeypatch.setattr(publishing, "TRY_SECONDS", 0.5)
+    app.conf.broker_url = redis_server.url
+    body = start_chord(app, ["a"])
+    if broker == "dead":
+        redis_server.stop()
+    else:
+        redis_server.pause()
+    begun = clock.monotonic()
+    end_part(app, body, "a", 1)
+    assert clock.monotonic() - begun < 20
+    assert app.backend.get_state("a") == "SUCCESS"
+    assert "Callback error" in str(result_of(body.id, app).result)
     assert not ChordCounter.objects.exists()
 
 

@@ -87,8 +87,21 @@ def test_groups_and_chords_of_a_worker(worker: WorkerProcess) -> None:
     inner = chord([tasks.add.s(1, 1), tasks.add.s(2, 2)], tasks.total.s())
     outer = chord([inner, tasks.add.s(3, 3)])(tasks.total.s())
     assert outer.get(timeout=PATIENCE) == 12
+    bodies = chord([tasks.total.s(), tasks.total.s()], tasks.total.s())
+    assert chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(bodies).get(timeout=PATIENCE) == 12
+    several: Any = group(tasks.total.s(), tasks.total.s())
+    both = chord([tasks.add.s(1, 1), group(tasks.add.s(2, 2))])(several)
+    assert both.get(timeout=PATIENCE) == [6, 6]
+
+
+def test_chords_that_fail(worker: WorkerProcess) -> None:
     broken = chord([tasks.add.s(1, 1), tasks.fail.s("bad part")])(tasks.total.s())
     error = result_of(broken.id).get(timeout=PATIENCE, propagate=False)
+    assert isinstance(error, ChordError)
+    assert "bad part" in str(error)
+    inner = chord([tasks.add.s(1, 1), tasks.fail.s("bad part")], tasks.total.s())
+    outer = chord([inner, tasks.add.s(3, 3)])(tasks.total.s())
+    error = result_of(outer.id).get(timeout=PATIENCE, propagate=False)
     assert isinstance(error, ChordError)
     assert "bad part" in str(error)
     assert not ChordCounter.objects.exists()

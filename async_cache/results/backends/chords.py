@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from celery import maybe_signature, states
+from celery.app.task import Context
 from celery.exceptions import ChordError
 from celery.result import GroupResult, result_from_tuple
 from kombu.exceptions import KombuError
@@ -151,14 +152,23 @@ def call_body(
     except (ChordError, RecordRejected, KombuError) as error:
         logger.warning("The chord %s fails: %s", request.group, type(error).__qualname__)
         failed = error if isinstance(error, ChordError) else _chord_error(repr(error), error)
-        backend.chord_error_from_stack(body, failed)
+        _fail_body(backend, body, failed)
         return
     try:
         publish_body(app, body, values)
     except Exception as error:
         logger.exception("The body of the chord %s could not be published.", request.group)
-        failed = _chord_error(f"Callback error: {error!r}", error)
-        backend.chord_error_from_stack(body, failed)
+        _fail_body(backend, body, _chord_error(f"Callback error: {error!r}", error))
+
+
+def _fail_body(backend: Any, body: Any, error: ChordError) -> None:
+    backend.chord_error_from_stack(body, error)
+    options = body.options
+    if options.get("chord") and options.get("group_id"):
+        # It is part of an outer chord, which Celery would leave open.
+        request = Context(body)
+        request.update(options, id=body.id, group=options["group_id"])
+        backend.on_chord_part_return(request, states.FAILURE, error)
 
 
 def _chord_error(text: str, cause: BaseException) -> ChordError:
