@@ -43,10 +43,23 @@ class EstimatingPaginator(_Paginator):
         some = rows[: EXACT + 1].count()
         if some <= EXACT:
             return int(some)
-        if connections[rows.db].vendor == "postgresql":
-            (planned,) = json.loads(rows.only("pk").explain(format="json"))
-            return max(EXACT + 1, int(planned["Plan"]["Plan Rows"]))
-        return int(rows.count())
+        about = _estimated(rows)
+        return int(rows.count()) if about is None else max(EXACT + 1, about)
+
+
+def _estimated(rows: models.QuerySet[Any]) -> int | None:
+    """Ask the planner how many rows there are; None where it does not tell."""
+    vendor = connections[rows.db].vendor
+    if vendor not in {"postgresql", "mysql"}:
+        return None
+    plan = json.loads(rows.only("pk").explain(format="json"))
+    if vendor == "postgresql":
+        return int(plan[0]["Plan"]["Plan Rows"])
+    # Django gives the text as JSON once more. MariaDB has a list around the table from 10.10 on.
+    block = (json.loads(plan) if isinstance(plan, str) else plan).get("query_block", {})
+    table = block.get("table") or block.get("nested_loop", [{}])[0].get("table", {})
+    number = table.get("rows", table.get("rows_examined_per_scan"))
+    return None if number is None else round(number * float(table.get("filtered", 100)) / 100)
 
 
 class _LightList(ChangeList):
