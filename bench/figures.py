@@ -78,4 +78,6 @@ def _target(figure: Figure) -> str:
 def _number(value: float, unit: str) -> str:
     if unit == "x":
         return f"{value:.2f}"
-    return f"{value:,.0f} {unit}".rstrip() if unit in ("/s", "") else f"{value:,.1f} {unit}"
+    if unit in ("/s", ""):
+        return f"{value:,.0f} {unit}".rstrip()
+    return f"{value:,.1f} {unit}" if value >= 1 or value <= 0 else f"{value:.2f} {unit}"

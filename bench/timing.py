@@ -14,7 +14,7 @@ import psutil
 
 from bench.rounds import BASE, TWIN, Round, Run, loops_for
 
-__all__ = ["BLOCK", "PRIORITY", "Case", "each", "measure", "pin", "quietest_core"]
+__all__ = ["BLOCK", "PRIORITY", "Case", "batches", "each", "measure", "pin", "quietest_core"]
 
 BLOCK: Final = 0.015
 """Seconds that one block takes, about."""
@@ -50,6 +50,11 @@ def each(operation: Callable[[], object]) -> Case:
         return time.perf_counter() - started
 
     return case
+
+
+def batches(case: Case, size: int) -> Case:
+    """Make a case of one done so many times at once, for a run without blocks of a set length."""
+    return lambda loops: case(loops * size) / size
 
 
 def measure(cases: Mapping[str, Case], rounds: int, block: float = BLOCK) -> Run:

@@ -21,7 +21,7 @@ from bench.results.children import Child
 from bench.results.peers import label, outcome, package
 from bench.results.settings import REDIS_URL
 from bench.rounds import BASE, TWIN, Round, Run
-from bench.timing import Case, measure
+from bench.timing import batches, each, measure
 
 __all__ = ["WRITERS", "cached_group", "savers", "writers"]
 
@@ -79,12 +79,12 @@ def cached_group(rounds: int, size: int) -> tuple[Run, tuple[Figure, ...]]:
     many = 20
     read = measure(
         {
-            BASE: _repeated(partial(result_group, ours, cached=True), 1),
-            PEER: _repeated(partial(q2.result_group, peer, cached=True), 1),
-            "count": _repeated(partial(count_group, ours, cached=True), many),
-            "failures": _repeated(partial(count_group, ours, True, cached=True), many),
-            "count, peer": _repeated(partial(q2.count_group, peer, cached=True), 1),
-            "failures, peer": _repeated(partial(q2.count_group, peer, True, cached=True), 1),
+            BASE: each(partial(result_group, ours, cached=True)),
+            PEER: each(partial(q2.result_group, peer, cached=True)),
+            "count": batches(each(partial(count_group, ours, cached=True)), many),
+            "failures": batches(each(partial(count_group, ours, True, cached=True)), many),
+            "count, peer": each(partial(q2.count_group, peer, cached=True)),
+            "failures, peer": each(partial(q2.count_group, peer, True, cached=True)),
         },
         rounds,
         block=0,
@@ -136,16 +136,6 @@ def _growth(run: Run, size: int, sent: Mapping[str, int]) -> tuple[Figure, ...]:
     return tuple(found)
 
 
-def _repeated(operation: Callable[[], object], times: int) -> Case:
-    def case(loops: int) -> float:
-        started = time.perf_counter()
-        for _ in range(loops * times):
-            operation()
-        return (time.perf_counter() - started) / times
-
-    return case
-
-
 def writers(rounds: int, size: int) -> tuple[None, tuple[Figure, ...]]:
     """Let processes write members of one group at the same time; count what was kept."""
     kept: dict[str, list[int]] = {"ours": [], PEER: []}
@@ -160,12 +150,12 @@ def writers(rounds: int, size: int) -> tuple[None, tuple[Figure, ...]]:
                 found = len(result_group(group, cached=True))
                 assert count_group(group, cached=True) == found
             kept[name].append(found)
-    each = f"{WRITERS} processes x {size // WRITERS:,}"
+    work = f"{WRITERS} processes x {size // WRITERS:,}"
     return None, (
-        Figure(f"members kept of {each}", min(kept["ours"]), "", least=size),
-        Figure(f"members kept of {each}, {PEER}", median(kept[PEER]), ""),
-        Figure(f"{each}, until all are done", median(seconds["ours"]), "s"),
-        Figure(f"{each}, until all are done, {PEER}", median(seconds[PEER]), "s"),
+        Figure(f"members kept of {work}", min(kept["ours"]), "", least=size),
+        Figure(f"members kept of {work}, {PEER}", median(kept[PEER]), ""),
+        Figure(f"{work}, until all are done", median(seconds["ours"]), "s"),
+        Figure(f"{work}, until all are done, {PEER}", median(seconds[PEER]), "s"),
     )
 
 

@@ -18,7 +18,7 @@ from async_cache.results.models import TaskResult
 from async_cache.results.upkeep import purge
 from bench.figures import Figure
 from bench.rounds import BASE, Run
-from bench.timing import each, measure
+from bench.timing import Case, batches, each, measure
 
 __all__ = ["tables"]
 
@@ -95,7 +95,7 @@ def _lists(rounds: int) -> Run:
     client = Client()
     client.force_login(get_user_model().objects.create_superuser("bench"))
 
-    def case(model: Any, query: str = "") -> Any:
+    def case(model: Any, query: str = "") -> Case:
         meta = model._meta
         url = reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist") + query
 
@@ -108,9 +108,9 @@ def _lists(rounds: int) -> Run:
 
     return measure(
         {
-            BASE: case(TaskResult),
+            BASE: batches(case(TaskResult), 5),
             "peer": case(PeerRow),
-            "filtered": case(TaskResult, "?status=FAILURE"),
+            "filtered": batches(case(TaskResult, "?status=FAILURE"), 5),
             "filtered, peer": case(PeerRow, "?status__exact=FAILURE"),
         },
         rounds,

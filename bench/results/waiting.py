@@ -29,14 +29,14 @@ VALUE: Final = 7
 
 CASES: Final = {
     "result": "result(wait=), PostgreSQL",
-    "get": "AsyncResult.get(), DatabaseBackend on PostgreSQL",
+    "get": "AsyncResult.get(), DatabaseBackend, PostgreSQL",
     "result, Redis": "result(wait=, cached=True), Redis",
-    "get, Redis": "AsyncResult.get(), write-through on Redis",
+    "get, Redis": "AsyncResult.get(), write-through, Redis",
 }
 PEERS: Final = {
-    "get, peer": "AsyncResult.get(), django-celery-results on PostgreSQL",
-    "result, django-q2": "result(wait=), django-q2 on PostgreSQL",
-    "result, Redis, django-q2": "result(wait=, cached=True), django-q2 on Redis",
+    "get, peer": "AsyncResult.get(), django-celery-results",
+    "result, django-q2": "result(wait=), django-q2, PostgreSQL",
+    "result, Redis, django-q2": "result(wait=, cached=True), django-q2, Redis",
 }
 
 
@@ -122,8 +122,8 @@ def waiting(rounds: int) -> tuple[None, tuple[Figure, ...]]:
     for name, title in {**CASES, **PEERS}.items():
         limit = LIMIT_MS if name in CASES else None
         value = median(late[_key(name)]) * 1e3
-        figures.append(Figure(f"told after the store: {title}", value, "ms", limit))
+        figures.append(Figure(f"told: {title}", value, "ms", limit))
     for name, title in CASES.items():
         value = median(whole[_key(name)]) * 1e3
-        figures.append(Figure(f"told, the store included: {title}", value, "ms"))
+        figures.append(Figure(f"stored and told: {title}", value, "ms"))
     return None, tuple(figures)
