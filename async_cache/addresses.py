@@ -10,6 +10,7 @@ from async_cache.keyring import Opener
 from async_cache.keys import Call, detached
 
 if TYPE_CHECKING:
+    from async_cache.entry import Header
     from async_cache.stores.base import Handle
     from async_cache.targets import Runtime
 
@@ -30,6 +31,8 @@ class Address:
         meta: The part of that entry's header that names them, so that a hit need not decode it.
         handle: Prepared read of the entry, its stamps and its tags' stamps.
         opener: Opens the entry's seal.
+        read_at: When it was last read here, of a job that keeps what is read warm; else 0.
+        seen: Header of the entry that was found then.
     """
 
     __slots__ = (
@@ -45,6 +48,8 @@ class Address:
         "meta",
         "opener",
         "place",
+        "read_at",
+        "seen",
         "soft",
         "static_tags",
         "tags",
@@ -68,6 +73,8 @@ class Address:
         self.opener: Opener = runtime.ring.opener(self.place)
         self.tags: tuple[str, ...] = ()
         self.handle: Handle = None
+        self.read_at = 0.0
+        self.seen: Header | None = None
         self.learn(self.static_tags)
 
     def learn(self, tags: tuple[str, ...], meta: bytes = b"") -> None:

@@ -37,9 +37,9 @@ from async_cache.many import (
 )
 from async_cache.reading import (
     Raws,
-    count_hit,
-    count_miss,
     judge,
+    note_hit,
+    note_miss,
     special,
     too_stale,
     unusual,
@@ -72,9 +72,9 @@ async def aget(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any
         # The entry has brought tags that were not known before.
         return await _aspecial(runtime, address, other)
     if judged is None:
-        count_miss(runtime, failed)
+        note_miss(runtime, address, failed)
         return await _amiss(runtime, address, raws)
-    count_hit(runtime, judged)
+    note_hit(runtime, address, judged)
     header, value, decision = judged
     if isinstance(value, Answered):
         raise value.error

@@ -18,9 +18,9 @@ from async_cache.exceptions import RecursiveFetch, StoreUnavailable
 from async_cache.reading import (
     Judged,
     Raws,
-    count_hit,
-    count_miss,
     judge,
+    note_hit,
+    note_miss,
     special,
     too_stale,
     unusual,
@@ -150,10 +150,10 @@ def sort_out(
         if other is not None:
             result.answers[address.entry] = raised(other)
         elif judged is None:
-            count_miss(runtime, failed)
+            note_miss(runtime, address, failed)
             _sort_miss(runtime, address, raws, result)
         else:
-            count_hit(runtime, judged)
+            note_hit(runtime, address, judged)
             _sort_hit(runtime, address, raws, judged, result)
 
 

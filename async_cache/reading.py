@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Judged",
     "Raws",
-    "count_hit",
-    "count_miss",
     "get",
     "judge",
     "miss",
+    "note_hit",
+    "note_miss",
     "peek",
     "renew",
     "special",
@@ -59,7 +59,7 @@ def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
         raws: Raws = runtime.store.read(address.handle)
         raw = raws[0]
         if raw is None:
-            runtime.tally.miss += 1
+            note_miss(runtime, address, failed=False)
             return miss(runtime, address, raws)
         header = open_entry(raw, address.opener)
         if header.meta != address.meta:
@@ -74,7 +74,7 @@ def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
             1.0 - random() if runtime.policy.early else 1.0,
         )
         if not decision.servable:
-            runtime.tally.miss += 1
+            note_miss(runtime, address, failed=False)
             return miss(runtime, address, raws)
         if header.flags & NEGATIVE:
             value: Any = Answered(load_negative(raw, header, runtime.max_value_size))
@@ -83,14 +83,14 @@ def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
     except (EntryRejected, StoreUnavailable) as error:
         if isinstance(error, EntryRejected):
             runtime.reject(address, error)
-            runtime.tally.miss += 1
-        else:
-            runtime.tally.error += 1
+        note_miss(runtime, address, isinstance(error, StoreUnavailable))
         return miss(runtime, address)
     if decision is Decision.FRESH and not runtime.processes and type(value) is not Answered:
         tally = runtime.tally
         tally.fresh += 1
         tally.age += now - header.fetch_started
+        if runtime.keep_warm:
+            address.read_at, address.seen = now, header
         return value
     return _answer_with(runtime, address, (header, value, decision), raws)
 
@@ -116,31 +116,36 @@ def _get_carefully(runtime: Runtime, address: Address) -> Any:
     if other is not None:
         return other()
     if judged is None:
-        count_miss(runtime, failed)
+        note_miss(runtime, address, failed)
         return miss(runtime, address, raws)
     return _answer_with(runtime, address, judged, raws)
 
 
-def count_miss(runtime: Runtime, failed: bool) -> None:
-    """Count a read that found nothing servable, or that the cache did not answer."""
+def note_miss(runtime: Runtime, address: Address, failed: bool) -> None:
+    """Note a read that found nothing servable, or that the cache did not answer."""
     if failed:
         runtime.tally.error += 1
     else:
         runtime.tally.miss += 1
+    if runtime.keep_warm:
+        address.read_at, address.seen = clock.now(), None
 
 
-def count_hit(runtime: Runtime, judged: Judged) -> None:
-    """Count a read that found what can be served."""
+def note_hit(runtime: Runtime, address: Address, judged: Judged) -> None:
+    """Note a read that found what can be served."""
     header, _, decision = judged
+    now = clock.now()
     if decision.status is Status.FRESH:
         runtime.tally.fresh += 1
     else:
         runtime.tally.stale += 1
-    runtime.tally.age += age(header, clock.now())
+    runtime.tally.age += age(header, now)
+    if runtime.keep_warm:
+        address.read_at, address.seen = now, header
 
 
 def _answer_with(runtime: Runtime, address: Address, judged: Judged, raws: Raws) -> Any:
-    count_hit(runtime, judged)
+    note_hit(runtime, address, judged)
     header, value, decision = judged
     if isinstance(value, Answered):
         raise value.error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from django.core.cache import caches
 from django.core.cache.backends.base import default_key_func
 
-from async_cache import conf, vary
+from async_cache import conf, rota, vary
 from async_cache.addresses import Address
 from async_cache.conf import get_settings
 from async_cache.context import FetchContext
@@ -96,6 +96,8 @@ class Runtime:
         self.vary: tuple[str, ...] = options["vary"]
         self.version = options["version"]
         self.max_keys: int | None = options["max_keys"]
+        self.keep_warm: float | None = options["keep_warm"]
+        self.refresh_every: float | None = options["refresh_every"]
         self.max_lifetime = settings.max_lifetime
         self.max_value_size = settings.max_value_size
         self._ttl = options["ttl"]
@@ -125,6 +127,8 @@ class Runtime:
         self._keeps = cache.key_func is default_key_func
         self._addresses: dict[Any, Address] = {}
         self._by_digest: dict[str, Address] = {}
+        if self.keep_warm:
+            rota.add(self)
 
     @cached_property
     def dispatcher(self) -> Dispatcher:
@@ -213,6 +217,10 @@ class Runtime:
     def known(self, digest: str) -> Address | None:
         """Return the address of a digest, where this process has lately met it."""
         return self._by_digest.get(digest)
+
+    def read_since(self, moment: float) -> list[Address]:
+        """Return the addresses that were read here since then, of a job that keeps them warm."""
+        return [one for one in list(self._by_digest.values()) if one.read_at >= moment]
 
     def claim(self, address: Address, token: bytes, phase: Phase) -> Claim:
         """Return the claim of a call's lease."""

@@ -35,6 +35,7 @@ INSTALLED_APPS = [
     "async_cache",
     "async_cache.monitor",
     "async_cache.results",
+    "async_cache.schedules",
     "tests.app",
 ]
 

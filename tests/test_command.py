@@ -21,6 +21,7 @@ from async_cache.jobs import registry
 from async_cache.management import subcommands
 from async_cache.management.calls import parse_call
 from async_cache.management.subcommands import Subcommand, register_subcommand
+from async_cache.options import OPTIONS
 
 FETCHED: list[Any] = []
 
@@ -101,7 +102,7 @@ class TestList:
         assert f"{RATES}\n  ttl = 60.0 (class)\n  grace = 5.0 (JOBS)\n" in text
 
     def test_every_option(self) -> None:
-        assert len(json.loads(run("list", "--json", "--all"))[PRICED]) == 20
+        assert len(json.loads(run("list", "--json", "--all"))[PRICED]) == len(OPTIONS)
 
     def test_no_jobs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "_jobs", {})

@@ -16,7 +16,7 @@ from async_cache.testing import freeze
 class Twice(AsyncCacheJob[int]):
     ttl = 60
     grace = 600
-    dispatcher = "thread"
+    dispatcher = "tests.jobs.support.Shelf"
 
     def fetch(self, n: int) -> int:
         return 2 * n

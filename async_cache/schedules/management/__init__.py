@@ -1,0 +1,1 @@
+"""Subcommands of ``manage.py async_cache`` for schedules."""

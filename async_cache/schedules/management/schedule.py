@@ -1,0 +1,72 @@
+"""``manage.py async_cache schedule``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from async_cache.management.subcommands import Subcommand
+
+__all__ = ["Schedule"]
+
+
+class Schedule(Subcommand):
+    """Show what jobs are refreshed by the clock, and write it for Celery beat."""
+
+    name = "schedule"
+    help = "show which jobs are refreshed by the clock, and write it for Celery beat"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare what is written, and where."""
+        parser.add_argument(
+            "--write",
+            choices=("static",),
+            help="static: a Python module of entries for app.conf.beat_schedule",
+        )
+        parser.add_argument(
+            "--output", metavar="FILE", help="where the module goes; without it, to the terminal"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="only say what would change")
+
+    def run(self, command: BaseCommand, options: Mapping[str, Any]) -> None:
+        """Show or write the schedule."""
+        # Here, since they import Celery, which is optional.
+        from async_cache.schedules.plans import all_plans
+
+        if options["output"] and options["write"] != "static":
+            raise CommandError("--output goes with --write static.")
+        found = all_plans()
+        # All is looked at before anything is written.
+        counted = [(plan, sum(1 for _ in plan.calls())) for plan in found]
+        if options["write"] == "static":
+            _write_static(command, options, found)
+        else:
+            for plan, number in counted:
+                calls = "1 call" if number == 1 else f"{number} calls"
+                command.stdout.write(f"{plan.job}  {plan.described}  {calls}")
+            if not counted:
+                command.stdout.write(
+                    "No job has a schedule. Set refresh_every or refresh_schedule on one."
+                )
+
+
+def _write_static(command: BaseCommand, options: Mapping[str, Any], found: Sequence[Any]) -> None:
+    from async_cache.schedules.static import as_module
+
+    text = as_module(found)
+    if options["output"] is None:
+        command.stdout.write(text, ending="")
+        return
+    path = Path(options["output"])
+    if path.exists() and path.read_text() == text:
+        command.stdout.write(f"{path}: unchanged")
+        return
+    if options["dry_run"]:
+        command.stdout.write(f"{path}: would be written, {len(found)} entries")
+        return
+    path.write_text(text)
+    command.stdout.write(f"{path}: written, {len(found)} entries")
