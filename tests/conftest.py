@@ -37,7 +37,7 @@ from django.conf import settings as django_settings
 from django.core.cache import BaseCache, caches
 from django.db import connections
 
-from async_cache import conf, tallies
+from async_cache import conf, rota, tallies
 from async_cache.stores.registry import reset_stores
 from tests.mariadb import MariadbServer
 from tests.servers import (
@@ -240,9 +240,10 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_statistics_thread() -> None:
-    """Share no statistics behind the tests: those of the monitor ask for it."""
+def _no_threads_of_apps() -> None:
+    """Share no statistics and warm nothing behind the tests: those of these apps ask for it."""
     tallies.watch(None)
+    rota.watch(None)
 
 
 def use_settings_class(made: Any) -> None:
