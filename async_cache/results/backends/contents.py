@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any, Final
 
 from celery import states
@@ -73,6 +75,14 @@ def rebuild_error(stored: Any, state: str = states.FAILURE) -> BaseException | N
         return TaskFailed(state, str(dict(stored)))
     value = json.dumps(data, default=str).encode()
     return codec.decode_error(Record(id="", state=state, value=value))
+
+
+def _redactor(task: Any) -> Any:
+    """Return what says which arguments are kept; the decorator makes a function a method."""
+    given = inspect.getattr_static(task, "redact", None)
+    if isinstance(given, FunctionType) and given.__code__.co_argcount == 2:
+        return given
+    return getattr(task, "redact", None)
 
 
 class ContentsMixin(WaitingMixin):
@@ -184,7 +194,7 @@ class ContentsMixin(WaitingMixin):
             return "", ""
         task = self.app.tasks.get(getattr(request, "task", None))
         args, kwargs = getattr(request, "args", None), getattr(request, "kwargs", None)
-        redact = getattr(task, "redact", None)
+        redact = _redactor(task)
         if redact is not None:
             args, kwargs = redact(args or (), kwargs or {})
             return saferepr(args), saferepr(kwargs)
