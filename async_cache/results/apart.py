@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import Any, Final, Literal, TypeVar, cast, overload
 
 from django.db import DatabaseError, connections, transaction
 
@@ -169,49 +169,73 @@ def close() -> None:
 
 
 @overload
-def run_apart(alias: str, work: Callable[[], T], *, later: Literal[False]) -> T: ...
+def run_apart(
+    alias: str,
+    work: Callable[[], T],
+    *,
+    then: Callable[[T], object] | None = None,
+    later: Literal[False],
+) -> T: ...
 
 
 @overload
-def run_apart(alias: str, work: Callable[[], T], *, later: bool = True) -> T | None: ...
+def run_apart(
+    alias: str,
+    work: Callable[[], T],
+    *,
+    then: Callable[[T], object] | None = None,
+    later: bool = True,
+) -> T | None: ...
 
 
-def run_apart(alias: str, work: Callable[[], T], *, later: bool = True) -> T | None:
+def run_apart(
+    alias: str,
+    work: Callable[[], T],
+    *,
+    then: Callable[[T], object] | None = None,
+    later: bool = True,
+) -> T | None:
     """Do database work outside the caller's transaction.
 
     Args:
         alias: The database.
         work: The work; it looks its connection up by the alias.
+        then: Called with what the work returned, once that is committed.
         later: Whether it may wait for the end of the transaction; on SQLite it is else part of it.
 
     Returns:
         What it returned; None when it waits.
     """
     connection: Any = connections[alias]
-    if connection.vendor != "sqlite":
-        return _run_on_server(alias, work, later)
-    waits = later and in_transaction(connection) and not connection.is_in_memory_db()
-    if waits and _later.put(work):
-        return None
-    return work()
+    queued = False
+    if connection.vendor == "sqlite":
+        if later and in_transaction(connection) and not connection.is_in_memory_db():
+            queued = _later.put(lambda: _followed(work(), then))
+        answer = None if queued else work()
+    else:
+        found: dict[str, _Apart] = _detours.__dict__
+        if alias not in found:
+            found[alias] = _Apart(alias)
+        try:
+            answer = found[alias].run(work)
+        except DatabaseError as error:
+            # Most likely the caller's own transaction holds the lock.
+            if later and is_blocked(error) and in_transaction(connection):
+                queued = _later.put(lambda: _followed(_bounded(alias, work), then))
+            if not queued:
+                raise
+            answer = None
+    return None if queued else _followed(cast(T, answer), then)
 
 
-def _run_on_server(alias: str, work: Callable[[], T], later: bool) -> T | None:
-    found: dict[str, _Apart] = _detours.__dict__
-    if alias not in found:
-        found[alias] = _Apart(alias)
-    try:
-        return found[alias].run(work)
-    except DatabaseError as error:
-        # Most likely the caller's own transaction holds the lock.
-        blocked = later and is_blocked(error) and in_transaction(connections[alias])
-        if blocked and _later.put(lambda: _bounded(alias, work)):
-            return None
-        raise
+def _followed(answer: T, then: Callable[[T], object] | None) -> T:
+    if then is not None:
+        then(answer)
+    return answer
 
 
-def _bounded(alias: str, work: Callable[[], object]) -> None:
+def _bounded(alias: str, work: Callable[[], T]) -> T:
     """Do work that gives up after a while where a lock is held."""
     with transaction.atomic(using=alias):
         _Apart._bound_waits(connections[alias])
-        work()
+        return work()

@@ -20,12 +20,13 @@ from django.test.utils import CaptureQueriesContext
 
 from async_cache import clock
 from async_cache.exceptions import UnstorableValue
-from async_cache.results import apart, upsert
+from async_cache.results import apart, notices, upsert
 from async_cache.results.layers.database import record_to_row
 from async_cache.results.managers import TASK_RULES, TxIsolationWarning, transaction_retry
 from async_cache.results.models import ChordCounter, ChordPart, GroupResult, TaskResult
 from async_cache.results.records import Record
 from async_cache.results.utils import now
+from async_cache.results.waiting.topics import TASK, Topic
 from tests.results.databases import DATABASES, on_databases
 
 pytestmark = on_databases
@@ -56,6 +57,12 @@ def store(task_id: str, status: str, using: str, result: str | None = None, **mo
     )
 
 
+def written(queries: CaptureQueriesContext) -> list[str]:
+    """Return the statements sent, without the one that tells those who wait."""
+    sent = [query["sql"] for query in queries.captured_queries]
+    return [sql for sql in sent if "pg_notify" not in sql]
+
+
 def get(task_id: str, using: str) -> TaskResult:
     return TaskResult.objects.using(using).get(task_id=task_id)
 
@@ -66,7 +73,7 @@ def test_a_stored_result_is_one_statement_and_read_in_another(using: str) -> Non
         assert stored.result == "[1, 2]"
         assert stored.pk is not None
         assert stored.worker == "w1"
-    assert len(queries) == 1
+    assert len(written(queries)) == 1
     found = get("one", using)
     assert (found.status, found.result, found.task_name) == ("SUCCESS", "[1, 2]", "shop.add")
     assert found.date_finished is not None
@@ -128,6 +135,14 @@ def test_the_last_save_grows_and_the_end_is_exact(
     assert get("times", using).date_done == again.date_done
 
 
+@pytest.mark.usefixtures("way")
+def test_a_row_keeps_the_last_save_that_it_is_given(using: str) -> None:
+    moment = datetime(2021, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    row = {**record_to_row(Record("copied", state="SUCCESS")), "date_done": moment}
+    upsert.upsert(TaskResult, using, TASK_RULES, row)
+    assert get("copied", using).date_done == moment
+
+
 def test_started_tells_no_end(using: str) -> None:
     assert store("going", "STARTED", using).date_finished is None
 
@@ -138,7 +153,7 @@ def test_many_rows_are_one_statement(using: str) -> None:
     rows = [record_to_row(Record(id=name, state="FAILURE", value=b"new")) for name in names]
     with CaptureQueriesContext(connections[using]) as queries:
         stored = TaskResult.objects.store_rows(rows, using)
-    assert len(queries) == 1
+    assert len(written(queries)) == 1
     assert stored is not None
     assert {row.task_id for row in stored} == {"a", "c"}
     assert get("b", using).result == "old"
@@ -181,6 +196,52 @@ def test_a_result_survives_a_broken_transaction(using: str) -> None:
         transaction.set_rollback(True, using)
     assert apart.flush(20)
     assert get("kept", using).status == "FAILURE"
+
+
+@pytest.mark.parametrize("server", DATABASES[1:])
+def test_a_row_that_the_caller_has_locked_is_written_after_its_transaction(server: str) -> None:
+    store("own", "STARTED", server)
+    with transaction.atomic(server):
+        TaskResult.objects.using(server).filter(task_id="own").update(worker="mine")
+        store("own", "SUCCESS", server, "1", exception_retry_count=0)
+        transaction.set_rollback(True, server)
+    assert TaskResult.objects.db_manager(server).get_task("own").result == "1"
+    assert get("own", server).worker is None
+
+
+def test_who_waits_is_told_of_a_row_written_after_the_transaction() -> None:
+    store("own", "STARTED", "postgres")
+    listener = connections["postgres"].copy("postgres")
+    try:
+        with listener.cursor() as cursor:
+            cursor.execute(f"LISTEN {notices.CHANNEL}")
+        with transaction.atomic("postgres"):
+            TaskResult.objects.using("postgres").filter(task_id="own").update(worker="mine")
+            store("own", "SUCCESS", "postgres", "1", exception_retry_count=0)
+        driver: Any = listener.connection
+        (told,) = driver.notifies(timeout=20, stop_after=1)
+        assert notices.mark(Topic(TASK, "own")) in told.payload
+    finally:
+        listener.close()
+
+
+@pytest.mark.parametrize("server", DATABASES[1:])
+def test_a_lock_of_others_is_told_outside_a_transaction(server: str) -> None:
+    store("held", "STARTED", server)
+    other = connections[server].copy(server)
+    bound = {"mysql": "SET SESSION innodb_lock_wait_timeout = 1"}
+    try:
+        with other.cursor() as holder, connections[server].cursor() as cursor:
+            holder.execute("BEGIN")
+            holder.execute("UPDATE async_cache_results_taskresult SET worker = 'x'")
+            cursor.execute(bound.get(connections[server].vendor, "SET lock_timeout = 200"))
+            with pytest.raises(OperationalError):
+                store("held", "SUCCESS", server, exception_retry_count=0)
+            holder.execute("ROLLBACK")
+    finally:
+        other.close()
+        connections[server].close()
+    assert get("held", server).status == "STARTED"
 
 
 def test_the_caller_reads_what_waited_for_its_transaction() -> None:

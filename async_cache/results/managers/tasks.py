@@ -110,9 +110,9 @@ class TaskResultManager(ResultManager[M]):
     ) -> M:
         """Store the state and the result of a task, unless a later state is stored already.
 
-        One statement on SQLite and PostgreSQL. The row survives the rollback of the caller's
-        transaction. What is None here and known from before (name, arguments, worker, group,
-        start) is kept.
+        One statement on SQLite, PostgreSQL and MariaDB. The row survives the rollback of the
+        caller's transaction. What is None here and known from before (name, arguments, worker,
+        group, start) is kept.
 
         Args:
             content_type: MIME type of ``result`` and ``meta``.
@@ -189,15 +189,11 @@ class TaskResultManager(ResultManager[M]):
 
         Returns:
             The stored row, None when there is none; and whether the outcome is known: a write that
-            waits for the end of a transaction on SQLite has none yet.
+            waits for the end of a transaction has none yet.
         """
-        alias = using or self.connection_for_write().alias
-        answer = run_apart(
-            alias, lambda: self._upsert([row], using=alias, exception_retry_count=retries)
-        )
+        answer = self.store_rows([row], using, retries)
         if answer is None:
             return None, False
-        notices.tell(alias, answer)
         return (answer[0] if answer else None), True
 
     def store_rows(
@@ -209,12 +205,11 @@ class TaskResultManager(ResultManager[M]):
             Those that were not refused; None when the writes wait for the end of a transaction.
         """
         alias = using or self.connection_for_write().alias
-        answer = run_apart(
-            alias, lambda: self._upsert(rows, using=alias, exception_retry_count=retries)
+        return run_apart(
+            alias,
+            lambda: self._upsert(rows, using=alias, exception_retry_count=retries),
+            then=lambda stored: notices.tell(alias, stored),
         )
-        if answer is not None:
-            notices.tell(alias, answer)
-        return answer
 
     @transaction_retry(max_retries=2)
     def _upsert(self, rows: Sequence[Mapping[str, Any]], *, using: str) -> list[M]:
