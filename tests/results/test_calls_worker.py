@@ -29,7 +29,11 @@ NEVER = 600.0
 
 @pytest.fixture
 def worker(
-    redis_caches: str, celery_worker_process: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    redis_caches: str,
+    celery_worker_process: Any,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> WorkerProcess:
     settings.ASYNC_CACHE = {
         "CACHE": "redis",
@@ -37,7 +41,7 @@ def worker(
     }
     monkeypatch.setattr(dispatcher, "KILL_SECONDS", 1.0)
     # One process, so that what one call leaves there the next one meets.
-    overrides = {"CELERY_WORKER_LOST_WAIT": 1.0}
+    overrides = {"CELERY_WORKER_LOST_WAIT": 1.0, **getattr(request, "param", {})}
     started: WorkerProcess = celery_worker_process(concurrency=1, overrides=overrides)
     return started
 
@@ -110,6 +114,18 @@ def test_a_call_that_takes_too_long_or_loses_its_process_fails(worker: WorkerPro
     assert failed == [2, 3]
     # The worker goes on.
     assert get(async_task("math.floor", 2.5), wait=-1) == 2
+
+
+AGAIN = {"CELERY_TASK_ACKS_LATE": True, "CELERY_TASK_REJECT_ON_WORKER_LOST": True}
+
+
+@pytest.mark.parametrize("worker", [AGAIN], indirect=True)
+def test_a_call_that_is_delivered_again_has_not_failed_meanwhile(
+    worker: WorkerProcess, tmp_path: Path
+) -> None:
+    task_id = async_task(f"{HERE}.be_killed_once", str(tmp_path / "flag"), group="g")
+    assert get(task_id, wait=-1) == "alive"
+    assert (count_group("g"), count_group("g", failures=True)) == (1, 0)
 
 
 def test_a_purge_runs_in_a_worker(worker: WorkerProcess) -> None:
