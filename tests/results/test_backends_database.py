@@ -284,6 +284,16 @@ def test_a_part_and_its_count_are_one_transaction(
     assert not ChordCounter.objects.exists()
 
 
+def test_a_part_takes_four_statements(
+    app: Any, published: Published, django_assert_max_num_queries: Any
+) -> None:
+    body = start_chord(app, [f"p{n}" for n in range(20)])
+    for n in range(19):
+        with django_assert_max_num_queries(6):  # BEGIN and COMMIT besides
+            end_part(app, body, f"p{n}", n)
+    assert published == []
+
+
 def test_what_a_task_stores_itself_is_no_end(app: Any, published: Published) -> None:
     body = start_chord(app, ["a"])
     known = request("a", group="chord", chord=body)
@@ -308,7 +318,7 @@ def test_a_part_that_fails_fails_the_body(app: Any, published: Published) -> Non
 def test_errbacks_run_after_the_transaction(app: Any, published: Published) -> None:
     seen: list[Any] = []
 
-    @app.task(name="failed", shared=False)
+    @app.task(name="failed", shared=False)  # type: ignore[untyped-decorator]
     def failed(request: Any, error: Any, traceback: Any) -> None:
         seen.append((request.id, connection.in_atomic_block, app.backend.get_state("a")))
         raise ZeroDivisionError
