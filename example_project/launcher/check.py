@@ -62,12 +62,12 @@ class Check:
         control(self.stage.upstream, delay=SLOW, failing=False)
         first = self.miss("weather/KEF")
         self.fresh("weather/KEF", first["value"], "second read", "from the cache")
+        check_group(self)  # meanwhile the value turns stale
         self.goes_stale("weather/KEF", first["value"])
         self.refreshed("weather/KEF", first["value"])
         self.board()
         self.source_fails("weather/KEF")
         self.database_list()
-        check_group(self)
         self.pages()
 
     def read(self, address: str) -> tuple[dict[str, Any], float]:

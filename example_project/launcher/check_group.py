@@ -23,6 +23,7 @@ def check_group(check: Check) -> None:
 
 def _fill(check: Check) -> str:
     """A group of calls: the worker fills it, in call order; return the address of its page."""
+    check.browser.get("/groups/")  # for the CSRF cookie
     page = check.browser.post("/groups/start/", size=CALLS)
     started = time.monotonic()
     address = f"{page.rstrip('/')}.json"
