@@ -7,6 +7,7 @@ False for the database, True for the cache, None for what the setting ``CACHED``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -14,7 +15,7 @@ from django.db import models
 
 from async_cache.results.conf import get_results_settings
 from async_cache.results.exceptions import NoResult
-from async_cache.results.layers import Counts, get_layer
+from async_cache.results.layers import get_layer
 from async_cache.results.outcomes import count_members, ended_members, value_of, values_of
 from async_cache.results.proxies import Task
 from async_cache.results.records import NO_RECORD, READY_STATES, SUCCESS, NoRecord, Record
@@ -82,19 +83,24 @@ class _Gather:
         # With a count even a wait of 0 waits: for as long as the setting permits.
         self.seconds = bound(-1 if count and not wait else wait)
 
-    def ask(self) -> Counts:
-        return self.layer.count(self.group_id)
+    def ask(self) -> int:
+        return self.layer.count(self.group_id).ended
 
-    def done(self, counts: Counts) -> bool:
-        return counts.ended >= self.least
+    def done(self, ended: int) -> bool:
+        return ended >= self.least
+
+    def told(self, news: Mapping[Topic, int]) -> int:
+        return max(news.values())
 
     def wait(self) -> None:
         if self.seconds:
-            wait_until(self.layer, self._topics, self.ask, self.done, self.seconds)
+            wait_until(self.layer, self._topics, self.ask, self.done, self.seconds, self.told)
 
     async def await_(self) -> None:
         if self.seconds:
-            await await_until(self.layer, self._topics, self.ask, self.done, self.seconds)
+            await await_until(
+                self.layer, self._topics, self.ask, self.done, self.seconds, self.told
+            )
 
     @property
     def _topics(self) -> dict[Topic, int]:

@@ -129,6 +129,8 @@ def test_group_result_is_told_of_each(app: Any, later: Any) -> None:
     if tells(app):
         connected()
     eventually(lambda: "m2" in seen, "not found")
+    # What has ended is waited for no more.
+    eventually(lambda: waiting.count_waiting() == 2, "still waited for")
     for name in ("m0", "m1"):
         app.backend.store_result(name, name, "SUCCESS")
         eventually(lambda name=name: name in seen, "not told")  # type: ignore[misc]
@@ -171,7 +173,15 @@ def test_who_stops_reading_leaves_nothing(app: Any) -> None:
     app.backend.store_result("a", 1, "SUCCESS")
     many = app.backend.get_many(["a", "never"])
     assert next(many)[0] == "a"
+    # Nobody waits before all was looked at.
+    assert waiting.count_waiting() == 0
+    # Called between the first look and the wait.
+    more = app.backend.get_many(
+        ["b", "never"], on_interval=lambda: app.backend.store_result("b", 1, "SUCCESS")
+    )
+    assert next(more)[0] == "b"
     assert waiting.count_waiting() == 2
+    more.close()
     many.close()
     assert waiting.count_waiting() == 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import states
@@ -12,7 +12,15 @@ from kombu.utils.encoding import bytes_to_str
 
 from async_cache import clock
 from async_cache.results.layers import Layer
-from async_cache.results.waiting import OWN_LOOK, TASK, ThreadWaiter, Topic, pauses, watch
+from async_cache.results.waiting import (
+    OWN_LOOK,
+    TASK,
+    Listener,
+    ThreadWaiter,
+    Topic,
+    pauses,
+    watch,
+)
 
 __all__ = ["WaitingMixin"]
 
@@ -68,7 +76,8 @@ class WaitingMixin(_Backend):
             TimeoutError: Some have not ended in time.
         """
         left = {bytes_to_str(task_id) for task_id in task_ids}
-        with _watching(self, left, timeout, interval) as wait:
+        with _Wait(self, timeout, interval) as wait:
+            # What is asked for first needs no listener where all have ended.
             wanted, rounds = set(left), 0
             while left:
                 ready = {name: self._cache[name] for name in wanted if name in self._cache}
@@ -79,6 +88,7 @@ class WaitingMixin(_Backend):
                     if on_message is not None:
                         on_message(meta)
                     yield task_id, meta
+                wait.drop(ready)
                 if wait.is_round_over:
                     rounds += 1
                     if not left or (max_iterations is not None and rounds >= max_iterations):
@@ -112,7 +122,7 @@ class WaitingMixin(_Backend):
         meta: dict[str, Any] = self.get_task_meta(task_id)
         if meta["status"] in states.READY_STATES:
             return meta
-        with _watching(self, {task_id}, timeout, interval) as wait:
+        with _Wait(self, timeout, interval) as wait:
             while True:
                 if wait.is_round_over and on_interval:
                     on_interval()
@@ -122,41 +132,23 @@ class WaitingMixin(_Backend):
                         return meta
 
 
-@contextmanager
-def _watching(
-    backend: Any, task_ids: Collection[str], timeout: float | None, interval: float | None
-) -> Iterator[_Wait]:
-    waiter = ThreadWaiter({Topic(TASK, task_id): 1 for task_id in task_ids})
-    layer = backend.listened_layer
-    if layer is None or not task_ids:
-        yield _Wait(backend, None, timeout, interval)
-        return
-    with watch(layer, waiter) as told:
-        yield _Wait(backend, waiter if told else None, timeout, interval)
-
-
-class _Wait:
+class _Wait(ExitStack):
     """The looks of one waiter: when he is told; else soon at first, then ever less often.
 
     Attributes:
         is_round_over: Whether an interval has passed since the last round.
     """
 
-    def __init__(
-        self,
-        backend: Any,
-        waiter: ThreadWaiter | None,
-        timeout: float | None,
-        interval: float | None,
-    ) -> None:
+    def __init__(self, backend: Any, timeout: float | None, interval: float | None) -> None:
+        super().__init__()
         now = clock.monotonic()
         self._backend = backend
-        self._waiter = waiter
         self._end = None if timeout is None else now + timeout
         self._interval = max(INTERVAL if interval is None else interval, SHORTEST_INTERVAL)
         self._pauses = pauses(self._interval, GROWTH)
-        self._round_at = now + self._interval
-        self._look_at = now + OWN_LOOK
+        self._round_at = self._look_at = now
+        self._waiter: ThreadWaiter | None = None
+        self._listener: Listener | None = None
         self.is_round_over = True
 
     def next(self, left: set[str]) -> set[str]:
@@ -169,12 +161,32 @@ class _Wait:
         if self._end is not None and now >= self._end:
             raise self._backend.TimeoutError("The operation timed out.")
         if self._waiter is None:
-            pause = next(self._pauses)
-            if self._end is not None:
-                pause = min(pause, self._end - now)
-            self._backend._sleep(pause)
-            self.is_round_over = True
+            self._begin(left)
+        if self._listener is None:
+            self._pause(now)
             return left
+        return self._wait(left, now)
+
+    def drop(self, task_ids: Collection[str]) -> None:
+        """Wait for these no more."""
+        if self._listener is not None and self._waiter is not None:
+            self._listener.remove(self._waiter, [Topic(TASK, task_id) for task_id in task_ids])
+
+    def _begin(self, left: set[str]) -> None:
+        self._waiter = ThreadWaiter({Topic(TASK, task_id): 1 for task_id in left})
+        layer = self._backend.listened_layer
+        if layer is not None:
+            self._listener = self.enter_context(watch(layer, self._waiter))
+        self._look_at = clock.monotonic() + OWN_LOOK
+
+    def _pause(self, now: float) -> None:
+        pause = next(self._pauses)
+        if self._end is not None:
+            pause = min(pause, self._end - now)
+        self._backend._sleep(pause)
+
+    def _wait(self, left: set[str], now: float) -> set[str]:
+        assert self._waiter is not None
         if self.is_round_over:
             self._round_at = now + self._interval
         until = self._round_at if self._end is None else min(self._round_at, self._end)

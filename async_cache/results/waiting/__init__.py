@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from async_cache.results.waiting.asking import OWN_LOOK, await_until, bound, pauses, wait_until
+from async_cache.results.waiting.listener import Listener
 from async_cache.results.waiting.registry import count_waiting, stop, watch
 from async_cache.results.waiting.topics import GROUP, NAME, TASK, News, Topic, Wire
 from async_cache.results.waiting.waiters import LoopWaiter, ThreadWaiter
@@ -12,6 +13,7 @@ __all__ = [
     "NAME",
     "OWN_LOOK",
     "TASK",
+    "Listener",
     "LoopWaiter",
     "News",
     "ThreadWaiter",

@@ -53,6 +53,7 @@ def wait_until(
     ask: Callable[[], T],
     done: Callable[[T], bool],
     seconds: float,
+    told_answer: Callable[[Mapping[Topic, int]], T] | None = None,
 ) -> T:
     """Ask until the answer will do or the time is over; return the last answer.
 
@@ -62,6 +63,7 @@ def wait_until(
         ask: Looks for the answer.
         done: Tells whether it will do.
         seconds: The longest wait.
+        told_answer: Makes an answer of what he is told, which saves him from asking again.
     """
     answer = ask()
     if seconds <= 0 or done(answer):
@@ -72,7 +74,9 @@ def wait_until(
         own = pauses()
         while (left := end - clock.monotonic()) > 0:
             if told:
-                waiter.wait(min(left, OWN_LOOK))
+                heard = waiter.wait(min(left, OWN_LOOK))
+                if heard and told_answer and done(answer := told_answer(waiter.take())):
+                    break
             else:
                 time.sleep(min(left, next(own)))
             answer = ask()
@@ -87,6 +91,7 @@ async def await_until(
     ask: Callable[[], T],
     done: Callable[[T], bool],
     seconds: float,
+    told_answer: Callable[[Mapping[Topic, int]], T] | None = None,
 ) -> T:
     """Do as `wait_until` does; no thread is held meanwhile."""
     asked = sync_to_async(ask)
@@ -99,7 +104,9 @@ async def await_until(
         own = pauses()
         while (left := end - clock.monotonic()) > 0:
             if told:
-                await waiter.wait(min(left, OWN_LOOK))
+                heard = await waiter.wait(min(left, OWN_LOOK))
+                if heard and told_answer and done(answer := told_answer(waiter.take())):
+                    break
             else:
                 await asyncio.sleep(min(left, next(own)))
             answer = await asked()

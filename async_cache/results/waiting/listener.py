@@ -79,7 +79,8 @@ class Listener:
         # Groups whose counts are not known since the store told of them, and when to ask.
         self._uncounted: set[Topic] = set()
         self._count_at = 0.0
-        self._found: set[Topic] = set()
+        # Told of already: not to be told again is no loss.
+        self._known: set[Topic] = set()
         self.thread: threading.Thread | None = None
 
     # Called by those who wait.
@@ -104,10 +105,10 @@ class Listener:
                 self._ring()
         return added
 
-    def remove(self, waiter: Waiter) -> None:
-        """Take a waiter off the roll."""
+    def remove(self, waiter: Waiter, topics: Iterable[Topic] | None = None) -> None:
+        """Take a waiter off the roll, or from some topics only."""
         with self._lock:
-            self._roll.remove(waiter)
+            self._roll.remove(waiter, topics)
 
     def __len__(self) -> int:
         return len(self._roll)
@@ -144,14 +145,14 @@ class Listener:
     def _end(self) -> None:
         with self._lock:
             self._ends = True
-            left = self._roll.everybody()
+            left = [(waiter, list(waiter.topics)) for waiter in self._roll.everybody()]
         self._line.close()
         threads.close_connections()
         self._bell.close()
         self._button.close()
-        for waiter in left:
-            for topic in waiter.topics:
-                waiter.tell(topic)
+        for waiter, topics in left:
+            for topic in topics:
+                waiter.tell(topic, 0)
 
     def _turn(self) -> bool:
         now = clock.monotonic()
@@ -168,6 +169,7 @@ class Listener:
             fresh = topics
         self._hear()
         self._uncounted &= topics
+        self._known &= topics
         if fresh and self._line.wire is not None:
             self._look(fresh)
         if self._uncounted and clock.monotonic() >= self._count_at:
@@ -211,7 +213,10 @@ class Listener:
                 self._tell(topic, 1)
             elif ended is not None:
                 self._tell(topic, ended)
-            elif topic not in self._uncounted:
+                continue
+            # At least this one.
+            self._tell(topic, 1)
+            if topic not in self._uncounted:
                 # The store does not count while it tells: ask, not for each member.
                 if not self._uncounted:
                     self._count_at = max(self._count_at, clock.monotonic())
@@ -220,20 +225,21 @@ class Listener:
     def _tell(self, topic: Topic, ended: int) -> bool:
         with self._lock:
             found = list(self._roll.waiting(topic, ended))
+        if found:
+            self._known.add(topic)
         for waiter in found:
-            waiter.tell(topic)
+            waiter.tell(topic, ended)
         return bool(found)
 
     # Asking.
 
     def _look_again(self, topics: set[Topic]) -> None:
-        heard = {topic for topic, _ in self._hear()}
-        told = self._look(topics)
+        self._hear()
+        known = set(self._known)
+        found = self._look(topics)
         self._looked_at = clock.monotonic()
-        heard |= {topic for topic, _ in self._hear()}
-        untold = told - heard - self._found
-        self._found = told
-        if untold and self._line.wire is not None:
+        heard = {topic for topic, _ in self._hear()}
+        if found - known - heard and self._line.wire is not None:
             self._line.lose("it did not tell of what has ended")
 
     def _hear(self) -> list[News]:

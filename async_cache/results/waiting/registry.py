@@ -64,14 +64,14 @@ def are_threads_green() -> bool:
 
 
 @contextmanager
-def watch(layer: Layer, waiter: Waiter) -> Iterator[bool]:
+def watch(layer: Layer, waiter: Waiter) -> Iterator[Listener | None]:
     """Have a waiter told of what becomes ready in a layer, for as long as the block takes.
 
     He has looked before, and looks when he is told: the layer's listener looks after he is on its
     roll, so nothing is missed in between.
 
     Yields:
-        False when nobody can tell him, so that he has to ask.
+        Who tells him; None when nobody can, so that he has to ask.
     """
     listener = None
     if layer.shared and not are_threads_green():
@@ -82,7 +82,7 @@ def watch(layer: Layer, waiter: Waiter) -> Iterator[bool]:
             if listener is not None and not listener.add(waiter):
                 listener = None
     try:
-        yield listener is not None
+        yield listener
     finally:
         if listener is not None:
             listener.remove(waiter)

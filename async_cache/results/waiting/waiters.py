@@ -17,6 +17,9 @@ __all__ = ["MAX_TOPICS", "LoopWaiter", "Roll", "ThreadWaiter", "Waiter"]
 MAX_TOPICS: Final = 20_000
 """Most that the waiters of one process and layer wait for; who comes later asks for himself."""
 
+MOST_NEWS: Final = 100
+"""Beyond one for each topic, that a waiter keeps before he looks; he forgets the oldest."""
+
 
 class Waiter(ABC):
     """What one caller waits for, and what he was told of.
@@ -26,22 +29,27 @@ class Waiter(ABC):
     """
 
     def __init__(self, topics: Mapping[Topic, int]) -> None:
-        self.topics = topics
+        self.topics = dict(topics)
         self.since = clock.monotonic()
         # Written by the listener, emptied by the waiter: both ends of a deque are atomic.
-        self._told: deque[Topic] = deque(maxlen=len(topics) or 1)
+        self._told: deque[tuple[Topic, int]] = deque(maxlen=MOST_NEWS + len(topics))
 
-    def tell(self, topic: Topic) -> None:
-        """Wake him; called by the listener's thread."""
-        if topic not in self._told:
-            self._told.append(topic)
+    def tell(self, topic: Topic, ended: int) -> None:
+        """Wake him; called by the listener's thread.
+
+        Args:
+            topic: What he waits for.
+            ended: Of a group, how many members ended.
+        """
+        self._told.append((topic, ended))
         self._wake()
 
-    def take(self) -> set[Topic]:
-        """Return what he was told of since the last time."""
-        told = set()
+    def take(self) -> dict[Topic, int]:
+        """Return what he was told since the last time."""
+        told: dict[Topic, int] = {}
         while self._told:
-            told.add(self._told.popleft())
+            topic, ended = self._told.popleft()
+            told[topic] = max(ended, told.get(topic, 0))
         return told
 
     @abstractmethod
@@ -112,9 +120,10 @@ class Roll:
         self.youngest = max(self.youngest, waiter.since)
         return True
 
-    def remove(self, waiter: Waiter) -> None:
-        """Take a waiter off the roll."""
-        for topic in waiter.topics:
+    def remove(self, waiter: Waiter, topics: Iterable[Topic] | None = None) -> None:
+        """Take a waiter off the roll, or from some topics only."""
+        for topic in list(waiter.topics if topics is None else topics):
+            waiter.topics.pop(topic, None)
             found = self._waiters.get(topic)
             if found is not None:
                 found.pop(waiter, None)
