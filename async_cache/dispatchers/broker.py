@@ -54,6 +54,13 @@ class Link:
         )
         self.producer = self._app.amqp.Producer(self.connection, auto_declare=False)
 
+    def errors(self) -> tuple[tuple[type[BaseException], ...], tuple[type[BaseException], ...]]:
+        """Return the exceptions of a broker that does not answer, and of one that refuses."""
+        from kombu.exceptions import OperationalError
+
+        failures = (OperationalError, OSError, *self.connection.connection_errors)
+        return failures, tuple(self.connection.channel_errors)
+
     def confirms(self) -> dict[str, Any]:
         """Return the options of a publish that the broker confirms, where it can."""
         if self.connection.transport_options.get("confirm_publish"):

@@ -197,15 +197,10 @@ class CeleryDispatcher(Dispatcher):
     # --- the connection ---------------------------------------------------------------------------
 
     def _publish(self, app: Any, task: Any, letter: _Letter, seconds: float) -> None:
-        from kombu.exceptions import OperationalError
-
-        failures: tuple[type[BaseException], ...] = (OperationalError, OSError)
-        refusals: tuple[type[BaseException], ...] = ()
+        link = self._connect(app, seconds)
+        failures, refusals = link.errors()
         soft = None if letter.timeout is None else math.ceil(letter.timeout)
         try:
-            link = self._connect(app, seconds)
-            failures += tuple(link.connection.connection_errors)
-            refusals = tuple(link.connection.channel_errors)
             task.apply_async(
                 args=(letter.sealed,),
                 producer=link.producer,
@@ -230,10 +225,7 @@ class CeleryDispatcher(Dispatcher):
             # concerns this message, and others need not wait for it.
             refused = isinstance(error.__cause__ or error, refusals)
             if isinstance(error, failures) and not refused:
-                raise DispatchFailed(
-                    f"The broker of the Celery app {app.main!r} took no message: "
-                    f"{type(error).__qualname__}. {_remedy(seconds)}"
-                ) from error
+                raise _took_nothing(app, error, seconds) from error
             raise
 
     def _connect(self, app: Any, seconds: float) -> Link:
@@ -242,15 +234,30 @@ class CeleryDispatcher(Dispatcher):
             if link.serves(app, seconds):
                 return link
             self._drop()
-        # Kept before it is open, so that a failure on the way closes it too.
-        self._link = link = Link(app, seconds)
-        link.open()
+        link = Link(app, seconds)
+        failures, refusals = link.errors()
+        try:
+            link.open()
+        except BaseException as error:
+            link.close()
+            # A broker that refuses a client (who it is, how many there are) refuses all messages.
+            if isinstance(error, failures + refusals):
+                raise _took_nothing(app, error, seconds) from error
+            raise
+        self._link = link
         return link
 
     def _drop(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             link.close()
+
+
+def _took_nothing(app: Any, error: BaseException, seconds: float) -> DispatchFailed:
+    return DispatchFailed(
+        f"The broker of the Celery app {app.main!r} took no message: "
+        f"{type(error).__qualname__}. {_remedy(seconds)}"
+    )
 
 
 def _remedy(seconds: float) -> str:

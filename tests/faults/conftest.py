@@ -24,11 +24,11 @@ from django.core.cache import caches
 from async_cache import guards, invalidation, publisher
 from async_cache.dispatchers import get_dispatcher
 from async_cache.stores.registry import reset_stores
-from tests.conftest import Servers, next_database, unavailable
+from tests.conftest import Servers, unavailable
 from tests.faults import jobs, scale
 from tests.faults.brokers import FaultyBroker, faulty
 from tests.faults.proxy import Proxy, address_of, through
-from tests.servers import RabbitMQServer, ServerUnavailable
+from tests.servers import RabbitMQServer, RedisServer, ServerUnavailable
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -89,14 +89,28 @@ def rabbitmq_server() -> Iterator[RabbitMQServer]:
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def redis_broker_url() -> Iterator[str]:
+    """Return the URL of a Redis server that is a broker only: what ails it spares the caches."""
+    try:
+        server = RedisServer().start()
+    except ServerUnavailable as error:
+        unavailable(RedisServer, str(error))
+        raise
+    yield server.url
+    server.stop()
+
+
 @pytest.fixture(params=["redis", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> Iterator[FaultyBroker]:
+def broker(request: pytest.FixtureRequest, servers: Servers) -> Iterator[FaultyBroker]:
     """Publish through a proxy to a broker of each kind."""
-    url, server = request.getfixturevalue(f"{request.param}_url"), None
+    server = None
     if request.param == "redis":
-        url = next_database(url)  # beside the caches: clearing them must leave the messages
-    elif "TEST_RABBITMQ_URL" not in os.environ:
-        server = request.getfixturevalue("servers").get(RabbitMQServer)
+        url = request.getfixturevalue("redis_broker_url")
+    else:
+        url = request.getfixturevalue("rabbitmq_url")
+        if "TEST_RABBITMQ_URL" not in os.environ:
+            server = servers.get(RabbitMQServer)
     with faulty(request.param, url, server) as made:
         yield made
 

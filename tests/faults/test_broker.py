@@ -91,7 +91,7 @@ def leased(keys: list[str]) -> list[str]:
 
 def begin_afresh(broker: FaultyBroker) -> None:
     """Forget what an earlier round has left."""
-    publisher.drain(2.0)
+    publisher.drain(0.5)
     publisher._reset()
     guards.forget()
     broker.empty()
@@ -112,7 +112,7 @@ def check_readers(broker: FaultyBroker, name: str) -> None:
 
 
 def _round(broker: FaultyBroker, name: str, label: str) -> tuple[float, float]:
-    number, seconds = (1000, 3.0) if WHOLE else (150, 0.4)
+    number, seconds = (1000, 2.0) if WHOLE else (150, 0.4)
     begin_afresh(broker)
     well = read_all(stale_keys(number, f"{label}/well"), seconds)
     eventually(lambda: broker.waiting() >= 1)
@@ -145,7 +145,7 @@ def check_recovery(broker: FaultyBroker, name: str) -> None:
     """Let every key that was asked for while the broker was at fault reach it afterwards."""
     label = f"broker {broker.kind}/{name}"
     begin_afresh(broker)
-    keys = stale_keys(count(20, 200), f"{label}/back")
+    keys = stale_keys(count(20, 100), f"{label}/back")
     with heard(signals.dispatch_failed) as failures:
         FAULTS[name](broker)
         read_all(keys, 0.2)
@@ -156,10 +156,10 @@ def check_recovery(broker: FaultyBroker, name: str) -> None:
     with heard(signals.refresh_dispatched) as successes:
         broker.restore()
         begun = time.monotonic()
-        eventually(lambda: successes, 60)
+        eventually(lambda: successes, 20)
         if name not in STILL_TAKES:
             judge(label, "publishing resumed, s", time.monotonic() - begun, 2, generous=6)
-        eventually(lambda: broker.waiting() >= len(keys), 60)
+        eventually(lambda: broker.waiting() >= len(keys), 30)
         eventually(lambda: leased(keys) == keys, 10)
     assert not fetched
 
@@ -250,7 +250,7 @@ def _fetching_reader(runtime: Any, address: Any, entry_id: bytes, raws: Any) -> 
         (
             Break(
                 "sockets wait for ever",
-                "async_cache.dispatchers.celery._bounds",
+                "async_cache.dispatchers.broker._bounds",
                 lambda connection, seconds, hosts: {},
             ),
             check_recovery,
