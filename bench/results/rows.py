@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from django.conf import settings
+from django.test import override_settings
 from django_celery_results.models import TaskResult as PeerRow
 
 from async_cache.results.backends.buffer import flush_rows, get_buffer
@@ -28,6 +30,19 @@ def _finish(backend: Any) -> Callable[[], object]:
         backend.store_result(task_id, VALUE, "SUCCESS", request=request(task_id))
 
     return store
+
+
+def _silent(backend: Any) -> Case:
+    """Store without telling those who wait."""
+    store = _finish(backend)
+    section = {**settings.ASYNC_CACHE, "RESULTS": {"NOTIFY": False}}
+
+    def case(loops: int) -> float:
+        with override_settings(ASYNC_CACHE=section):
+            store()  # the settings are read again
+            return each(store)(loops)
+
+    return case
 
 
 def _start_and_finish(backend: Any) -> Callable[[], object]:
@@ -97,6 +112,7 @@ def rows(rounds: int, size: int) -> tuple[Run, tuple[Figure, ...]]:
     cases: dict[str, Case] = {
         BASE: each(_finish(peer)),
         "ours": each(_finish(ours)),
+        "silent": _silent(ours),
         "twice, peer": each(_start_and_finish(peer)),
         "twice": each(_start_and_finish(ours)),
         "manager, peer": each(_manager(PeerRow)),
@@ -116,6 +132,7 @@ def rows(rounds: int, size: int) -> tuple[Run, tuple[Figure, ...]]:
     run = measure(blocks, rounds, block=0)
     return run, (
         Figure(f"store_result / {NAME}", 1 / run.ratio("ours"), "x", least=1.5),
+        Figure(f"store_result without NOTIFY / {NAME}", 1 / run.ratio("silent"), "x"),
         Figure(
             f"store_result of the manager / {NAME}",
             1 / run.ratio("manager", "manager, peer"),
