@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
+from django.db import connections
 
 from tests.conftest import MARIADB, POSTGRES, mariadb_wanted
 
-__all__ = ["DATABASES", "RowsOnPostgres", "on_databases"]
+__all__ = ["DATABASES", "RowsOnPostgres", "analyze", "on_databases", "planned"]
 
 DATABASES: Final = ["default", POSTGRES, *([MARIADB] if mariadb_wanted() else [])]
 """SQLite (or what stands for it), PostgreSQL, and MariaDB where it is asked for."""
@@ -23,3 +24,18 @@ class RowsOnPostgres:
         return POSTGRES if model._meta.app_label == "async_cache_results" else None
 
     db_for_write = db_for_read
+
+
+def analyze(using: str, table: str = "async_cache_results_taskresult") -> None:
+    """Tell the planner what a table holds."""
+    statement = {"mysql": "ANALYZE TABLE"}.get(connections[using].vendor, "ANALYZE")
+    with connections[using].cursor() as cursor:
+        cursor.execute(f"{statement} {table}")
+
+
+def planned(using: str, sql: str) -> str:
+    """Return the plan of a query that was captured."""
+    explain = "EXPLAIN QUERY PLAN" if connections[using].vendor == "sqlite" else "EXPLAIN"
+    with connections[using].cursor() as cursor:
+        cursor.execute(f"{explain} {sql}")
+        return "\n".join(str(row) for row in cursor.fetchall())

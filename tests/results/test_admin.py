@@ -18,7 +18,7 @@ from async_cache.results.admin import EstimatingPaginator, by_prefix
 from async_cache.results.layers.database import DatabaseLayer
 from async_cache.results.models import GroupResult, TaskResult
 from async_cache.results.records import Record
-from tests.results.databases import DATABASES, on_databases
+from tests.results.databases import DATABASES, analyze, on_databases, planned
 
 pytestmark = on_databases
 
@@ -115,21 +115,6 @@ def using(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.Mon
     settings.DATABASE_ROUTERS = [f"{__name__}.Router"]
     monkeypatch.setattr(Router, "alias", request.param)
     return str(request.param)
-
-
-def analyze(using: str) -> None:
-    """Tell the planner what the table holds."""
-    statement = {"postgresql": "ANALYZE", "mysql": "ANALYZE TABLE", "sqlite": "ANALYZE"}
-    with connections[using].cursor() as cursor:
-        cursor.execute(f"{statement[connections[using].vendor]} async_cache_results_taskresult")
-
-
-def planned(using: str, sql: str) -> str:
-    """Return the plan of a captured query."""
-    explain = "EXPLAIN QUERY PLAN " if connections[using].vendor == "sqlite" else "EXPLAIN "
-    with connections[using].cursor() as cursor:
-        cursor.execute(explain + sql)
-        return "\n".join(str(row) for row in cursor.fetchall())
 
 
 PAGES: list[tuple[dict[str, str], str]] = [

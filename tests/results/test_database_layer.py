@@ -7,7 +7,6 @@ The contract suite runs here once more: on SQLite, PostgreSQL and, where asked f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -124,34 +123,6 @@ def test_each_operation_is_one_statement(layer: DatabaseLayer, using: str) -> No
     assert count(lambda: layer.reserve("g", 5)) == 1
     assert count(lambda: layer.find("a")) == 1
     assert count(lambda: layer.forget("a")) == 1
-
-
-def plan(using: str, sql: str) -> str:
-    connection = connections[using]
-    explain = "EXPLAIN QUERY PLAN " if connection.vendor == "sqlite" else "EXPLAIN "
-    analyze = {"postgresql": "ANALYZE", "mysql": "ANALYZE TABLE"}.get(connection.vendor)
-    with connection.cursor() as cursor:
-        if analyze:
-            cursor.execute(f"{analyze} async_cache_results_taskresult")
-        cursor.execute(explain + sql)
-        return "\n".join(str(row) for row in cursor.fetchall())
-
-
-def test_groups_and_names_are_found_by_their_index(layer: DatabaseLayer, using: str) -> None:
-    layer.save_many(
-        [success(f"t{n}", group=f"g{n % 100}", name=f"n{n % 1_500}") for n in range(3_000)]
-    )
-    searches: list[tuple[Callable[[], object], str]] = [
-        (lambda: layer.group("g7"), "acr_task_group"),
-        (lambda: layer.count("g7"), "acr_task_group"),
-        (lambda: layer.find("n7"), "acr_task_name"),
-        (lambda: layer.changed([], ["g7", "g8"]), "acr_task_group"),
-    ]
-    for work, index in searches:
-        with CaptureQueriesContext(connections[using]) as queries:
-            work()
-        found = plan(using, queries.captured_queries[-1]["sql"])
-        assert index in found
 
 
 def test_save_many_refuses_row_by_row(layer: DatabaseLayer) -> None:
