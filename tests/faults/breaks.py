@@ -9,6 +9,8 @@ from unittest import mock
 
 import pytest
 
+from tests.faults.scale import few
+
 __all__ = ["Break", "caught"]
 
 
@@ -32,7 +34,7 @@ class Break:
 
 def caught(broken: Break, check: Callable[[], object]) -> str:
     """Run a check on broken code; return what it says, fail when it notices nothing."""
-    with mock.patch(broken.target, broken.instead):
+    with mock.patch(broken.target, broken.instead), few():
         try:
             check()
         except (AssertionError, pytest.fail.Exception) as error:
