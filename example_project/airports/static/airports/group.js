@@ -16,7 +16,7 @@ function showGroup(panel) {
     panel.querySelector("progress").value = now.ended;
     field("state").textContent = filled ? "filled" : now.ended ? "filling" : "waiting";
     field("state").className = "badge " + (filled ? "fresh" : now.ended ? "stale" : "");
-    field("why").textContent = now.ended ? "" : "for the worker";
+    field("why").textContent = now.ended ? "" : "nothing has ended yet";
     field("ended").textContent = now.ended;
     field("failed").textContent = now.failed;
     field("seconds").textContent = now.seconds === null ? "" : now.seconds.toFixed(1) + " s";
