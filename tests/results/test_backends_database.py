@@ -19,7 +19,7 @@ from celery.result import GroupResult
 from django.db import connection, transaction
 
 from async_cache import clock
-from async_cache.results.backends import DatabaseBackend, publishing
+from async_cache.results.backends import CacheBackend, DatabaseBackend, publishing
 from async_cache.results.backends.limits import BackendLimitWarning
 from async_cache.results.exceptions import RecordRejected, TaskFailed
 from async_cache.results.models import ChordCounter, ChordPart, TaskResult
@@ -88,6 +88,17 @@ def test_every_serializer(app: Any, serializer: str) -> None:
         accept = ["application/json", "application/x-yaml"]
         other = DatabaseBackend(app, serializer="pickle", accept=accept)
         assert other.get_result(task_id) == {"n": [1, "zwei"]}
+
+
+def test_compression_is_not_for_rows(app: Any) -> None:
+    if "result_compression" not in app.conf:
+        pytest.skip("this Celery does not know result_compression")
+    app.conf.result_compression = "gzip"
+    for kind in (DatabaseBackend, CacheBackend):
+        with pytest.warns(UserWarning, match="result_compression setting is ignored"):
+            backend = kind(app)
+        backend.store_result("c", "x" * 1_000, states.SUCCESS)
+        assert backend.get_result("c") == "x" * 1_000
 
 
 def test_pickle_that_was_not_sealed_here_is_not_loaded(app: Any) -> None:

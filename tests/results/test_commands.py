@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 
 from async_cache import clock
 from async_cache.results import purging
+from async_cache.results.exceptions import RecordRejected
 from async_cache.results.layers.database import DatabaseLayer
 from async_cache.results.models import (
     ChordCounter,
@@ -28,6 +30,7 @@ from async_cache.results.records import Record, rank
 from async_cache.results.rows import IdField
 from async_cache.results.upkeep import purge
 from async_cache.results.utils import now
+from tests.results.celery_support import make_app
 from tests.results.databases import DATABASES, on_databases
 
 pytestmark = on_databases
@@ -254,6 +257,27 @@ def test_the_tables_of_django_celery_results_are_copied(foreign: str) -> None:
     assert GroupResult.objects.using(foreign).get(group_id="group").date_done == DONE
     assert ChordCounter.objects.using(foreign).get(group_id="c").count == 3
     assert "0 of 25 rows" in run(*words)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_pickled_results_are_read_where_they_are_trusted(foreign: str, trusted: bool) -> None:
+    from celery.utils.serialization import b64encode
+
+    made: Any = make_app(result_backend="async-cache-db", result_serializer="pickle")
+    pickled = [b64encode(pickle.dumps(value)) for value in ((1, {2}), {"children": []})]
+    with connections[foreign].cursor() as cursor:
+        cursor.execute(
+            "UPDATE django_celery_results_taskresult SET content_type = %s, content_encoding = %s, "
+            "result = %s, meta = %s WHERE task_id = 'task-4'",
+            ["application/x-python-serialize", "binary", *pickled],
+        )
+    run("import_results", "--database", foreign, *(["--trust-pickle"] if trusted else []))
+    record = TaskResult.objects.using(foreign).get(task_id="task-4").to_record()
+    if trusted:
+        assert made.backend.meta_of(record)["result"] == (1, {2})
+    else:
+        with pytest.raises(RecordRejected, match="import_results --trust-pickle"):
+            made.backend.meta_of(record)
 
 
 def test_an_id_that_does_not_fit_is_told(foreign: str, settings: Any) -> None:

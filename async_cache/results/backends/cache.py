@@ -12,9 +12,9 @@ from kombu.utils.encoding import bytes_to_str
 
 from async_cache import conf
 from async_cache.results.backends.chords import ChordsMixin, call_body
-from async_cache.results.backends.contents import PICKLE, seal
 from async_cache.results.conf import get_results_settings
 from async_cache.results.layers import Layer, get_cache_layer
+from async_cache.results.pickles import PICKLE, seal
 from async_cache.results.records import NO_RECORD, Record
 
 __all__ = ["CacheBackend"]
@@ -120,13 +120,9 @@ class CacheBackend(ChordsMixin, KeyValueStoreBackend):
     # part's record is saved after its outcome is a member and, where it was the last, the body is
     # called: whichever part joins last sees all the others.
 
-    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+    def start_chord(self, group_id: str, size: int, parts: list[Any]) -> None:
         """Store what a chord's header consists of, before it is sent."""
-        self.ensure_chords_allowed()
-        header = self.app.GroupResult(*header_result_args)
-        parts = [result.as_tuple() for result in header]
-        size = body.get("chord_size") or len(parts)
-        self.set(self._chord(header.id), self.encode([size, parts]))
+        self.set(self._chord(group_id), self.encode([size, parts]))
 
     def end_part(self, record: Record, request: Any) -> None:
         """Note a part's outcome and save its record; the last one calls the body in between."""

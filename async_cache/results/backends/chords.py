@@ -52,6 +52,17 @@ class ChordsMixin(ContentsMixin):
         """Store the record of a part and count it; the last one calls the body."""
         raise NotImplementedError
 
+    def start_chord(self, group_id: str, size: int, parts: list[Any]) -> None:
+        """Store what a chord's header consists of: how many parts, and their result tuples."""
+        raise NotImplementedError
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        """Begin to count a chord, before its header is sent."""
+        self.ensure_chords_allowed()
+        header = self.app.GroupResult(*header_result_args)
+        parts = [result.as_tuple() for result in header]
+        self.start_chord(header.id, body.get("chord_size") or len(parts), parts)
+
     # Celery stores and counts in these. What a task stores itself with `update_state` is no end.
 
     def mark_as_done(self, *args: Any, **kwargs: Any) -> Any:

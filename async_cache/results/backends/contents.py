@@ -16,43 +16,22 @@ from kombu.serialization import dumps, loads
 from kombu.utils.encoding import bytes_to_str
 
 from async_cache import clock
-from async_cache.keyring import MAC_SIZE
 from async_cache.results import codec
 from async_cache.results.backends.waiting import WaitingMixin
-from async_cache.results.exceptions import RecordRejected, TaskFailed
+from async_cache.results.exceptions import TaskFailed
 from async_cache.results.layers import Layer, get_database_layer
+from async_cache.results.pickles import PICKLE, seal, unseal
 from async_cache.results.records import READY_STATES, STARTED, Record
 from async_cache.results.rows import from_text, to_text
 from async_cache.results.utils import from_timestamp
-from async_cache.secret_keys import get_ring
 
-__all__ = ["ContentsMixin", "error_data", "rebuild_error", "seal", "unseal"]
-
-PICKLE: Final = frozenset({"application/x-python-serialize"})
-_PURPOSE: Final = b"async_cache.results.celery"
+__all__ = ["ContentsMixin", "error_data", "rebuild_error"]
 
 # Kept in fields of their own, or not at all: the rest of Celery's meta is the record's meta.
 _FIELDS: Final = frozenset(
     {"status", "result", "traceback", "date_done", "group_id", "name", "args", "kwargs"}
     | {"worker", "retries"}
 )
-
-
-def seal(data: bytes) -> bytes:
-    """Return pickled bytes with a MAC before them."""
-    return get_ring().mac(data, _PURPOSE) + data
-
-
-def unseal(data: bytes) -> bytes:
-    """Check the MAC of pickled bytes and return them.
-
-    Raises:
-        RecordRejected: Nobody with this project's ``SECRET_KEY`` wrote them.
-    """
-    body = data[MAC_SIZE:]
-    if not get_ring().verify(body, data[:MAC_SIZE], _PURPOSE):
-        raise RecordRejected("a pickled result that was not sealed here is not loaded")
-    return body
 
 
 def error_data(error: BaseException) -> dict[str, Any]:

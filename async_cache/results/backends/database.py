@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Collection
 from contextvars import ContextVar
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from celery.backends.base import BaseBackend
@@ -96,28 +95,6 @@ class DatabaseBackend(ChordsMixin, BaseBackend):
         GroupModel = _Model("GroupResult")
         CounterModel = _Model("ChordCounter")
         PartModel = _Model("ChordPart")
-
-    def __init__(
-        self,
-        app: Any,
-        serializer: str | None = None,
-        max_cached_results: int | None = None,
-        accept: Any = None,
-        expires: float | timedelta | None = None,
-        expires_type: Any = None,
-        url: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            app,
-            serializer=serializer,
-            max_cached_results=max_cached_results,
-            accept=accept,
-            expires=expires,
-            expires_type=expires_type,
-            url=url,
-            **kwargs,
-        )
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         """Tell whether another try can help: of a lost or locked database."""
@@ -218,13 +195,9 @@ class DatabaseBackend(ChordsMixin, BaseBackend):
 
     # Chords.
 
-    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+    def start_chord(self, group_id: str, size: int, parts: list[Any]) -> None:
         """Make the counter of a chord, before its header is sent."""
-        self.ensure_chords_allowed()
-        header = self.app.GroupResult(*header_result_args)
-        parts = [result.as_tuple() for result in header]
-        size = body.get("chord_size") or len(parts)
-        self.CounterModel.objects.start(header.id, size, json.dumps(parts))
+        self.CounterModel.objects.start(group_id, size, json.dumps(parts))
 
     def end_part(self, record: Record, request: Any) -> None:
         """Write a part's row and count it in one transaction; the last one calls the body in it."""

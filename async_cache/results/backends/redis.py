@@ -20,9 +20,10 @@ from kombu.serialization import dumps, loads
 
 from async_cache import conf
 from async_cache.results.backends.buffer import get_buffer
-from async_cache.results.backends.contents import PICKLE, error_data, rebuild_error, seal, unseal
+from async_cache.results.backends.contents import error_data, rebuild_error
 from async_cache.results.backends.database import DatabaseBackend
 from async_cache.results.conf import get_results_settings
+from async_cache.results.pickles import PICKLE, seal, unseal
 from async_cache.results.records import rank
 
 __all__ = ["WriteThroughBackend"]
