@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from celery.exceptions import TimeoutError as CeleryTimeoutError
+from django.core.cache import caches
 from django.db import connections
 
 from async_cache.results import waiting
@@ -42,6 +43,7 @@ class ToPostgres:
 def app(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     if "redis" in request.param:
         request.getfixturevalue("redis_caches")
+        caches["redis"].clear()
     if request.param == "async-cache-db":
         settings.DATABASE_ROUTERS = [ToPostgres()]
     if "sqlite" not in request.param:
