@@ -28,6 +28,8 @@ __all__ = ["WRITERS", "cached_group", "savers", "writers"]
 CHUNKS: Final = 100
 WRITERS: Final = 4
 PEER: Final = "django-q2"
+SMALL: Final = "small"
+"""Groups that stay small: a new one each round, beside those that grow."""
 
 
 def savers() -> Mapping[str, Callable[[int, str], object]]:
@@ -59,9 +61,9 @@ class _Traffic:
 
 
 def cached_group(rounds: int, size: int) -> tuple[Run, tuple[Figure, ...]]:
-    """Let three groups grow, chunk by chunk in turn, and read them."""
+    """Let groups grow, chunk by chunk in turn, and read them."""
     # The label and the function of django-q's own example: both travel with each member.
-    groups = {BASE: "modf", TWIN: "fdom", PEER: "modf"}
+    groups = {BASE: "modf", TWIN: "fdom", PEER: "modf", SMALL: "tiny"}
     traffic = _Traffic()
     sent = dict.fromkeys(groups, 0)
     grown = _grow(groups, size, traffic, sent)
@@ -113,6 +115,8 @@ def _grow(groups: Mapping[str, str], size: int, traffic: _Traffic, sent: dict[st
         one = {}
         for name in order:
             save, group = saves[name], groups[name]
+            if name == SMALL:
+                group += str(start)
             started = time.perf_counter()
             for number in range(start, start + chunk):
                 save(number, group)
@@ -130,6 +134,8 @@ def _growth(run: Run, size: int, sent: Mapping[str, int]) -> tuple[Figure, ...]:
         for part, rounds in parts.items():
             value = median(one[name] for one in rounds) * 1e6
             found.append(Figure(f"save, {part} {size // 10:,}{title}", value, "us", limit))
+    ratio = Run(run.rounds[-tenth:]).ratio(BASE, SMALL)
+    found.append(Figure(f"save, the last {size // 10:,} / into a new group meanwhile", ratio, "x"))
     for name, title, most in ((BASE, "", 6.0 * size / 10_000), (PEER, f", {PEER}", None)):
         value = sent[name] / 1e6
         found.append(Figure(f"traffic of {size:,}, saved and read{title}", value, "MB", most))
