@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -42,12 +43,14 @@ class Site(NamedTuple):
         tracks: Whether a record says that the call has begun.
         timeout: Seconds that the call may take; a coroutine is stopped after them.
         timeouts: What the call is interrupted with when its time is over.
+        pauses: Seconds between the tries to keep its outcome while the store does not answer.
     """
 
     worker: str = ""
     tracks: bool = False
     timeout: float | None = None
     timeouts: tuple[type[BaseException], ...] = ()
+    pauses: tuple[float, ...] = ()
 
 
 def run_sealed(sealed: object, site: Site) -> str:
@@ -71,7 +74,7 @@ def run_call(message: CallMessage, site: Site) -> Record:
         _save_start(record, message)
     record = _ended(record, message, site)
     if message.save or not record.successful:
-        _save(record, message)
+        _save_end(record, message, site)
     if message.hook:
         _tell_hook(record, message, site)
     return record
@@ -126,6 +129,19 @@ def _save_start(record: Record, message: CallMessage) -> None:
     except StoreUnavailable as error:
         # The call is worth more than the word that it has begun.
         logger.warning("The start of %s was not stored: %s.", message.id, error_name(error))
+
+
+def _save_end(record: Record, message: CallMessage, site: Site) -> None:
+    """Keep an outcome; the call that led to it may have cost much, so a short outage is sat out."""
+    for pause in site.pauses:
+        try:
+            _save(record, message)
+        except StoreUnavailable as error:
+            logger.warning("The end of %s is not stored yet: %s.", message.id, error_name(error))
+            time.sleep(pause)
+        else:
+            return
+    _save(record, message)
 
 
 def _ended(record: Record, message: CallMessage, site: Site) -> Record:

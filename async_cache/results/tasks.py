@@ -22,6 +22,9 @@ TASK_NAME: Final = "async_cache.run"
 PURGE_SECONDS: Final = 60.0
 """After this time a purge begins no further batch, unless told otherwise."""
 
+SAVE_PAUSES: Final = (0.1, 0.5, 2.0)
+"""Seconds between the tries to keep an outcome: longer than a store that failed is left alone."""
+
 # A connection of its own: pages that send calls and the publisher of refreshes do not wait for
 # each other.
 _broker: Final = CeleryDispatcher()
@@ -68,6 +71,7 @@ def run(self: Any, sealed: str) -> str:
         tracks=bool(self.track_started if tracks is None else tracks),
         timeout=soft,
         timeouts=(SoftTimeLimitExceeded,),
+        pauses=SAVE_PAUSES,
     )
     return running.run_sealed(sealed, site)
 

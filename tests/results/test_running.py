@@ -53,6 +53,11 @@ def raise_secret(_task: Any) -> None:
     raise LookupError("a secret")
 
 
+def count() -> int:
+    SEEN.append(1)
+    return len(SEEN)
+
+
 async def note(task: Any) -> None:
     SEEN.append(task.result)
 
@@ -124,6 +129,25 @@ def test_a_start_that_cannot_be_written_does_not_keep_the_call(
     run_call(CallMessage("a", "math.floor", (2.5,)), Site(tracks=True))
     assert result("a") == 2
     assert "start of a was not stored" in caplog.text
+
+
+def test_a_short_outage_of_the_store_does_not_lose_an_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save, tries = running._save, []
+
+    def fail_twice(record: Record, message: CallMessage) -> bool:
+        tries.append(record.state)
+        if len(tries) <= 2:
+            raise StoreUnavailable("away")
+        return save(record, message)
+
+    monkeypatch.setattr(running, "_save", fail_twice)
+    run_call(CallMessage("a", f"{HERE}.count"), Site(pauses=(0.0, 0.0)))
+    assert (tries, SEEN, result("a")) == ([SUCCESS] * 3, [1], 1)
+    tries.clear()
+    with pytest.raises(StoreUnavailable):
+        run_call(CallMessage("b", f"{HERE}.count"), Site(pauses=(0.0,)))
 
 
 def test_the_end_of_a_lost_call_is_kept_once_and_never_over_its_own() -> None:
