@@ -59,7 +59,7 @@ class _Second:
         # A pooled driver connection is handed back, not dropped, when Django closes it.
         self.brief = bool(first.settings_dict.get("OPTIONS", {}).get("pool"))
         if not self.brief:
-            weakref.finalize(driver, self.close).atexit = False
+            weakref.finalize(driver, self._let_go).atexit = False
 
     def serves(self, first: BaseDatabaseWrapper) -> bool:
         return self._driver() is first.connection and self._pid == os.getpid()
@@ -68,6 +68,12 @@ class _Second:
         # A forked child must not say goodbye on its parent's socket.
         if self._pid == os.getpid():
             self.wrapper.close()
+
+    def _let_go(self) -> None:
+        """Close in a finalizer: where an event loop runs, Django's own close would refuse."""
+        driver, self.wrapper.connection = self.wrapper.connection, None
+        if driver is not None and self._pid == os.getpid():
+            driver.close()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -264,13 +266,14 @@ def test_a_row_the_caller_has_locked_costs_a_bounded_wait(on_pg: DatabaseStore) 
         assert time.monotonic() - started < 4
 
 
+def sessions() -> set[int]:
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+        return {pid for (pid,) in cursor.fetchall()}
+
+
 @on_postgres
 def test_the_second_connection_ends_with_the_first(on_pg: DatabaseStore) -> None:
-    def sessions() -> set[int]:
-        with connections["postgres"].cursor() as cursor:
-            cursor.execute("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
-            return {pid for (pid,) in cursor.fetchall()}
-
     before = sessions()
     with transaction.atomic("postgres"):
         value(on_pg, "a")
@@ -278,6 +281,28 @@ def test_the_second_connection_ends_with_the_first(on_pg: DatabaseStore) -> None
         second = sessions() - before
         assert len(second) == 1
     connections["postgres"].close()
+    deadline = time.monotonic() + 30
+    while sessions() & second:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@on_postgres
+def test_the_second_connection_ends_where_an_event_loop_runs(on_pg: DatabaseStore) -> None:
+    before = sessions()
+    with transaction.atomic("postgres"):
+        value(on_pg, "a")
+        second = sessions() - before
+    assert len(second) == 1
+    first = connections["postgres"]
+
+    async def collect() -> None:
+        driver, first.connection = first.connection, None
+        driver.close()
+        del driver
+        gc.collect()
+
+    asyncio.run(collect())  # what a finalizer raises fails the test
     deadline = time.monotonic() + 30
     while sessions() & second:
         assert time.monotonic() < deadline
