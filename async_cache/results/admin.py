@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
@@ -12,7 +13,7 @@ from django.db import connections, models
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
-from async_cache.results.control import NotSent, send_again, terminate
+from async_cache.results.control import NotSent, connected, send_again, terminate
 from async_cache.results.models import GroupResult, TaskResult
 from async_cache.results.records import READY_STATES, STATES
 
@@ -26,6 +27,9 @@ __all__ = ["EstimatingPaginator", "GroupResultAdmin", "TaskResultAdmin"]
 
 EXACT: Final = 10_000
 """Rows that are counted one by one; of more the planner's estimate is shown."""
+
+REASONS: Final = 20
+"""Tasks of which it is told why they were not sent; the others are counted."""
 
 _LARGE: Final = ("result", "traceback", "meta", "task_args", "task_kwargs")
 
@@ -100,12 +104,13 @@ class StateFilter(admin.SimpleListFilter):
 
 
 class _ReadOnly(_ModelAdmin):
-    """Shows rows and changes none."""
+    """Shows rows; changes none unless ``DJANGO_CELERY_RESULTS["ALLOW_EDITS"]`` says so."""
 
     paginator = EstimatingPaginator
     show_full_result_count = False
     list_per_page = 50
     search_prefixes: ClassVar[tuple[str, ...]] = ()
+    editable: ClassVar[frozenset[str]] = frozenset()
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the list without large columns."""
@@ -116,16 +121,17 @@ class _ReadOnly(_ModelAdmin):
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Rows are written by tasks."""
-        return False
+        """Rows are written by tasks, and by hand where the setting allows it."""
+        allowed = getattr(settings, "DJANGO_CELERY_RESULTS", {}).get("ALLOW_EDITS", False)
+        return bool(allowed) and super().has_change_permission(request, obj)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return all columns, in their order."""
         return [field.name for field in self.model._meta.concrete_fields]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Return all columns: some of them are no fields of forms."""
-        return self.get_fields(request, obj)
+        """Return the columns that are never edited: all of them as a rule."""
+        return [name for name in self.get_fields(request, obj) if name not in self.editable]
 
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet[Any], search_term: str
@@ -158,6 +164,7 @@ class TaskResultAdmin(_ReadOnly):
     search_prefixes = ("task_id", "task_name")
     search_help_text = "The beginning of a task's id or name"
     actions = ("forget", "retry", "terminate")
+    editable = frozenset({"task_name", "task_args", "task_kwargs", "status", "worker", "traceback"})
 
     def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
         """Return the actions that the user may do; `forget` does what Django's own does."""
@@ -184,17 +191,26 @@ class TaskResultAdmin(_ReadOnly):
     @admin.action(permissions=["retry"], description="Run the selected tasks again")
     def retry(self, request: HttpRequest, queryset: models.QuerySet[TaskResult]) -> None:
         """Send each task again that has ended."""
-        sent = 0
-        for row in queryset:
-            if row.status not in READY_STATES:
-                self.message_user(request, f"{row.task_id} has not ended.", messages.WARNING)
-                continue
-            try:
-                send_again(row)
-            except NotSent as error:
-                self.message_user(request, str(error), messages.ERROR)
-            else:
-                sent += 1
+        sent, reasons = 0, []
+        # With the arguments, which the list leaves out.
+        rows = queryset.defer(None).defer("result", "traceback", "meta")
+        try:
+            with connected() as connection:
+                for row in rows.iterator():
+                    try:
+                        if row.status not in READY_STATES:
+                            raise NotSent(f"{row.task_id} has not ended.")
+                        send_again(row, connection)
+                        sent += 1
+                    except NotSent as error:
+                        reasons.append(str(error))
+        except NotSent as error:
+            reasons.insert(0, str(error))
+        for reason in reasons[:REASONS]:
+            self.message_user(request, reason, messages.ERROR)
+        if len(reasons) > REASONS:
+            rest = f"{len(reasons) - REASONS} more were not sent."
+            self.message_user(request, rest, messages.ERROR)
         if sent:
             self.message_user(request, f"Sent {sent} tasks again.", messages.SUCCESS)
 

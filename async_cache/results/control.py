@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 from celery import current_app
@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 from async_cache.exceptions import AsyncCacheError
 from async_cache.results.models import TaskResult
 
-__all__ = ["NotSent", "send_again", "terminate"]
+__all__ = ["NotSent", "connected", "send_again", "terminate"]
 
 CONNECT_SECONDS: Final = 3.0
 """The longest wait for the broker."""
@@ -26,11 +26,12 @@ class NotSent(AsyncCacheError):
     """A task cannot be sent again; the message says why."""
 
 
-def send_again(row: TaskResult) -> str:
+def send_again(row: TaskResult, connection: Any = None) -> str:
     """Send a task once more, as a new one, with the arguments that its row keeps.
 
     Args:
         row: The task.
+        connection: From `connected`, when several are sent.
 
     Returns:
         The id of the new task.
@@ -45,8 +46,8 @@ def send_again(row: TaskResult) -> str:
     if getattr(task, "redact", None) is not None:
         raise NotSent(f"{row.task_id}: the arguments of {row.task_name} are redacted.")
     args, kwargs = _read(row, row.task_args, tuple | list), _read(row, row.task_kwargs, dict)
-    with _connected() as connection:
-        sent = task.apply_async(args, kwargs, connection=connection, retry=False)
+    with connected() if connection is None else nullcontext(connection) as broker:
+        sent = task.apply_async(args, kwargs, connection=broker, retry=False)
     return str(sent.id)
 
 
@@ -56,7 +57,7 @@ def terminate(task_ids: Sequence[str]) -> None:
     Raises:
         NotSent: The broker does not answer.
     """
-    with _connected() as connection:
+    with connected() as connection:
         current_app.control.revoke(list(task_ids), terminate=True, connection=connection)
 
 
@@ -76,8 +77,12 @@ def _read(row: TaskResult, text: str | None, kind: Any) -> Any:
 
 
 @contextmanager
-def _connected() -> Iterator[Any]:
-    """Connect to the broker, or say that it does not answer."""
+def connected() -> Iterator[Any]:
+    """Connect to the broker.
+
+    Raises:
+        NotSent: It does not answer.
+    """
     connection: Any = current_app.connection_for_write(connect_timeout=CONNECT_SECONDS)
     try:
         connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)

@@ -17,7 +17,7 @@ from async_cache.results import admin as results_admin
 from async_cache.results.admin import EstimatingPaginator, by_prefix
 from async_cache.results.layers.database import DatabaseLayer
 from async_cache.results.models import GroupResult, TaskResult
-from async_cache.results.records import Record
+from async_cache.results.records import Record, rank
 from tests.results.databases import DATABASES, analyze, on_databases, planned
 
 pytestmark = on_databases
@@ -201,6 +201,31 @@ def test_rows_are_shown_and_not_changed(admin_client: Client) -> None:
     assert ids(admin_client.get(groups, {"q": "g"})) == {"g"}
 
 
+def test_rows_are_edited_where_the_setting_allows_it(staff: Any, settings: Any) -> None:
+    settings.DJANGO_CELERY_RESULTS = {"ALLOW_EDITS": True}
+    fill("one", state="STARTED", value=b"kept", args="(1,)")
+    row = TaskResult.objects.get()
+    url = reverse("admin:async_cache_results_taskresult_change", args=[row.pk])
+    client = staff("view_taskresult", "change_taskresult")
+    assert 'name="result"' not in client.get(url).content.decode()
+    given = {"status": "FAILURE", "task_name": "shop.add", "task_args": "(2,)", "worker": "w"}
+    assert client.post(url, given).status_code == 302
+    changed = TaskResult.objects.get()
+    assert (changed.status, changed.task_args, changed.result) == ("FAILURE", "(2,)", row.result)
+    assert changed.rank == rank(0, "FAILURE")
+    # A late state does not overwrite what was set by hand.
+    fill("one", state="STARTED")
+    assert TaskResult.objects.get().status == "FAILURE"
+
+
+def test_only_who_may_change_rows_edits_them(staff: Any, settings: Any) -> None:
+    settings.DJANGO_CELERY_RESULTS = {"ALLOW_EDITS": True}
+    fill("one", state="STARTED")
+    row = TaskResult.objects.get()
+    url = reverse("admin:async_cache_results_taskresult_change", args=[row.pk])
+    assert staff("view_taskresult").post(url, {"status": "FAILURE"}).status_code == 403
+
+
 def act(client: Client, action: str, *names: str) -> Any:
     chosen = list(TaskResult.objects.filter(task_id__in=names).values_list("pk", flat=True))
     return client.post(reverse(LIST), {"action": action, "_selected_action": chosen}, follow=True)
@@ -257,6 +282,12 @@ def test_a_task_is_sent_again(staff: Any, task: Any) -> None:
     assert messages_taken() == [(task.name, [1], {"b": 2})]
     for said in ("Sent 1 tasks again", "not ended", "completely", "are not stored", "not known"):
         assert said in page
+    fill(*(f"bare-{n}" for n in range(30)), name=task.name, state="FAILURE")
+    with CaptureQueriesContext(connections["default"]) as queries:
+        page = act(client, "retry", *(f"bare-{n}" for n in range(30))).content.decode()
+    assert len([q for q in queries.captured_queries if "task_kwargs" in q["sql"]]) == 1
+    assert page.count("are not stored") == 20
+    assert "10 more were not sent" in page
     task.redact = lambda args, kwargs: (args, kwargs)
     assert "redacted" in act(client, "retry", "one").content.decode()
     assert messages_taken() == []
@@ -292,12 +323,16 @@ def test_running_tasks_are_terminated(staff: Any, task: Any) -> None:
 
 def test_a_broker_that_is_down_is_told(staff: Any, task: Any, settings: Any) -> None:
     fill("going", name=task.name, state="STARTED")
-    client = staff("view_taskresult", "terminate_taskresult")
+    fill("a", "b", name=task.name, state="FAILURE", args="(1,)", kwargs="{}")
+    client = staff("view_taskresult", "terminate_taskresult", "retry_taskresult")
     conf: Any = current_app.conf
     conf.broker_write_url = "redis://127.0.0.1:1/0"
     try:
         page = act(client, "terminate", "going").content.decode()
+        again = act(client, "retry", "a", "b").content.decode()
     finally:
         # Set back to what it was, it would hide the broker of later tests.
         conf.changes.pop("broker_write_url")
     assert "The broker does not answer" in page
+    # One wait, however many were chosen.
+    assert again.count("The broker does not answer") == 1
