@@ -173,6 +173,14 @@ def test_what_is_kept_of_the_call(backend: Any, app: Any) -> None:
     assert [child.id for child in result_of("k", app).children] == ["child"]
 
 
+@pytest.mark.parametrize("sent", [1e300, -1.0, float("nan"), "soon", None, 5])
+def test_a_message_cannot_say_when_it_was_sent_as_it_likes(backend: Any, sent: Any) -> None:
+    backend.store_result("s", 1, states.SUCCESS, request=request("s", async_cache_sent=sent))
+    row = TaskResult.objects.get(task_id="s")
+    assert (row.date_queued is None) is (sent != 1e300)
+    assert row.date_queued is None or row.date_queued <= row.date_done
+
+
 def test_arguments_are_stored_only_when_asked_and_redacted(app: Any) -> None:
     app.conf.result_extended = True
     backend = app.backend

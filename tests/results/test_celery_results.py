@@ -46,7 +46,11 @@ def worker(
 
 
 def test_results_of_a_worker(worker: WorkerProcess, tmp_path: Path) -> None:
-    assert tasks.add.delay(2, 3).get(timeout=PATIENCE) == 5
+    added = tasks.add.delay(2, 3)
+    assert added.get(timeout=PATIENCE) == 5
+    backend: Any = app.backend
+    record = backend.listened_layer.get(added.id)
+    assert record.queued <= record.started <= record.finished
     failed = tasks.fail.delay("so it goes")
     with pytest.raises(ValueError, match="so it goes"):
         failed.get(timeout=PATIENCE)
@@ -165,6 +169,10 @@ def test_write_through(redis_url: str, celery_worker_process: StartWorker) -> No
                 break
             app.backend._sleep(0.02)  # type: ignore[attr-defined]
         assert rows == expected
+        row = TaskResult.objects.get(task_id=asked.id)
+        times: list[Any] = [row.date_queued, row.date_started, row.date_finished]
+        assert None not in times
+        assert times == sorted(times)
         flush(redis_url)
         assert result_of(body.id).get(timeout=PATIENCE) == 6
 

@@ -17,6 +17,7 @@ from kombu.utils.encoding import bytes_to_str
 
 from async_cache import clock
 from async_cache.results import codec
+from async_cache.results.backends.times import sent_at, started_at
 from async_cache.results.backends.waiting import WaitingMixin
 from async_cache.results.exceptions import TaskFailed
 from async_cache.results.layers import Layer, get_database_layer
@@ -153,7 +154,8 @@ class ContentsMixin(WaitingMixin):
             name=getattr(request, "task", None) or "",
             state=state,
             retries=int(getattr(request, "retries", None) or 0),
-            started=moment if state == STARTED else None,
+            queued=sent_at(request),
+            started=started_at(request) or (moment if state == STARTED else None),
             finished=moment if state in READY_STATES else None,
             worker=getattr(request, "hostname", None) or "",
             group=getattr(request, "group", None) or "",

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Collection
 from contextvars import ContextVar
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from celery.backends.base import BaseBackend
@@ -142,9 +143,9 @@ class DatabaseBackend(ChordsMixin, BaseBackend):
             sequence=record.sequence,
             retries=record.retries,
             date_created=None,
-            date_queued=None,
-            date_started=None if record.started is None else from_timestamp(record.started),
-            date_finished=None if record.finished is None else from_timestamp(record.finished),
+            date_queued=_moment(record.queued),
+            date_started=_moment(record.started),
+            date_finished=_moment(record.finished),
         )
 
     def _rows(self, model: Any) -> Any:
@@ -268,6 +269,10 @@ class DatabaseBackend(ChordsMixin, BaseBackend):
         alias = self.TaskModel.objects.connection_for_write().alias
         for model in (self.CounterModel, self.PartModel):
             delete_batches(model, alias, models.Q(), before, field="date_created")
+
+
+def _moment(timestamp: float | None) -> datetime | None:
+    return None if timestamp is None else from_timestamp(timestamp)
 
 
 def _schedule(request: Any) -> str | None:
