@@ -264,7 +264,8 @@ def test_pickled_results_are_read_where_they_are_trusted(foreign: str, trusted: 
     from celery.utils.serialization import b64encode
 
     made: Any = make_app(result_backend="async-cache-db", result_serializer="pickle")
-    pickled = [b64encode(pickle.dumps(value)) for value in ((1, {2}), {"children": []})]
+    values: list[Any] = [(1, {2}), {"children": []}]
+    pickled = [b64encode(pickle.dumps(value)) for value in values]
     with connections[foreign].cursor() as cursor:
         cursor.execute(
             "UPDATE django_celery_results_taskresult SET content_type = %s, content_encoding = %s, "
