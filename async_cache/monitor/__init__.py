@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from async_cache.monitor.camera import Camera
     from async_cache.monitor.snapshots import asnapshot, snapshot
     from async_cache.monitor.statistics import JobStatistics
 
-__all__ = ["JobStatistics", "asnapshot", "snapshot"]
+__all__ = ["Camera", "JobStatistics", "asnapshot", "snapshot"]
 
 _PLACES: Final = {
+    "Camera": "camera",
     "JobStatistics": "statistics",
     "asnapshot": "snapshots",
     "snapshot": "snapshots",

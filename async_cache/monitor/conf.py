@@ -23,12 +23,18 @@ class MonitorSettings:
         flush: How often a process adds its counts to the shared ones.
         expires: How long the counts of a process that has ended are kept.
         processes: Most processes that share their counts at a time.
+        keep_succeeded: How long the camera keeps tasks that succeeded; None keeps them.
+        keep_failed: How long it keeps tasks that failed, were revoked or are to be tried again.
+        keep_pending: How long it keeps tasks of which no end was heard.
     """
 
     cache: str | None = None
     flush: float = 10.0
     expires: float = 86_400.0
     processes: int = 256
+    keep_succeeded: float | None = 86_400.0
+    keep_failed: float | None = 3 * 86_400.0
+    keep_pending: float | None = 5 * 86_400.0
 
 
 _seconds: Final = validators.duration(positive=True)
@@ -39,6 +45,9 @@ _KEYS: Final[Mapping[str, Validator]] = MappingProxyType(
         "FLUSH": _seconds,
         "EXPIRES": _seconds,
         "PROCESSES": validators.integer(minimum=1),
+        "KEEP_SUCCEEDED": validators.duration(none=True, positive=True),
+        "KEEP_FAILED": validators.duration(none=True, positive=True),
+        "KEEP_PENDING": validators.duration(none=True, positive=True),
     }
 )
 

@@ -1,0 +1,290 @@
+"""What the events of tasks and workers become in the database."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.events.state import State
+from django.db import DatabaseError, OperationalError
+
+from async_cache.monitor import Camera, camera
+from async_cache.monitor.managers import TaskStateManager
+from async_cache.monitor.models import TaskState, WorkerState
+from async_cache.monitor.moments import from_timestamp, now
+from async_cache.testing import freeze
+from tests.servers import Process
+from tests.workers import ROOT, WorkerProcess
+
+on_sqlite = pytest.mark.django_db(transaction=True)
+on_postgres = pytest.mark.django_db(databases=["default", "postgres"], transaction=True)
+
+
+class OnPostgres:
+    """Sends the monitor's rows to PostgreSQL."""
+
+    def db_for_write(self, model: type[Any], **_: Any) -> str | None:
+        return "postgres" if model._meta.app_label == "async_cache_monitor" else None
+
+    db_for_read = db_for_write
+
+
+@pytest.fixture(
+    params=[pytest.param("sqlite", marks=on_sqlite), pytest.param("postgres", marks=on_postgres)]
+)
+def _rows(request: pytest.FixtureRequest, settings: Any) -> None:
+    if request.param == "postgres":
+        settings.DATABASE_ROUTERS = [f"{__name__}.OnPostgres"]
+
+
+class Scene:
+    """A cluster of which events are heard, and a camera that looks at it."""
+
+    def __init__(self, **conf: Any) -> None:
+        self.app = Celery("scene", set_as_current=False)
+        self.app.conf.update(conf)
+        self.state: Any = State()
+        self.camera = Camera(self.state, app=self.app)
+        self._clock = 0
+
+    def event(self, kind: str, at: float, **fields: Any) -> None:
+        self._clock += 1
+        told = {"hostname": "one@host", "timestamp": at, "local_received": at}
+        self.state.event({"type": kind, "clock": self._clock, **told, **fields})
+
+    def task(self, at: float, *kinds: str, **fields: Any) -> str:
+        task_id = fields.pop("uuid", None) or str(uuid.uuid4())
+        for number, kind in enumerate(kinds):
+            self.event(f"task-{kind}", at + number, uuid=task_id, **fields)
+        return task_id
+
+    def shoot(self) -> None:
+        self.camera.capture()
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.usefixtures("_rows")
+def test_a_task_from_its_first_event_to_its_last() -> None:
+    scene = Scene()
+    at = time.time()
+    task_id = scene.task(
+        at, "received", "started", name="shop.add", args=f"({SECRET!r},)", kwargs="{}", retries=1
+    )
+    scene.shoot()
+    row = TaskState.objects.get(task_id=task_id)
+    assert (row.state, row.name, row.retries) == ("STARTED", "shop.add", 1)
+    assert row.worker is not None
+    assert row.worker.hostname == "one@host"
+    scene.task(at + 2, "succeeded", uuid=task_id, result=f"{SECRET!r}", runtime=0.25)
+    scene.shoot()
+    row = TaskState.objects.get(task_id=task_id)
+    assert (row.state, row.runtime, row.tstamp) == ("SUCCESS", 0.25, from_timestamp(at + 2))
+    # Nobody asked for arguments and values.
+    assert SECRET not in repr(vars(row))
+    assert TaskState.objects.count() == 1
+
+
+@pytest.mark.usefixtures("_rows")
+def test_arguments_where_they_are_asked_for() -> None:
+    scene = Scene(result_extended=True)
+
+    @scene.app.task(name="shop.pay", redact=lambda args, kwargs: ((), {}))
+    def pay() -> None: ...
+
+    for name in ("shop.add", "shop.pay"):
+        given = {"name": name, "args": "(1, 'x')", "kwargs": "{'a': 2}"}
+        scene.task(time.time(), "received", "succeeded", result="3", **given)
+    scene.shoot()
+    told = {r.name: (r.args, r.kwargs, r.result) for r in TaskState.objects.all()}
+    assert told == {"shop.add": ("(1, 'x')", "{'a': 2}", "3"), "shop.pay": (None, None, None)}
+
+
+@pytest.mark.usefixtures("_rows")
+def test_an_error_is_its_type() -> None:
+    scene = Scene()
+    scene.task(time.time(), "failed", exception=f"ValueError({SECRET!r})", traceback="Traceback…")
+    scene.shoot()
+    row = TaskState.objects.get()
+    assert (row.state, row.result, row.traceback) == ("FAILURE", "ValueError", "Traceback…")
+
+
+@pytest.mark.usefixtures("_rows")
+def test_a_worker_is_written_once_a_minute() -> None:
+    scene = Scene()
+    with freeze() as clock:
+        scene.event("worker-online", clock.now())
+        scene.event("worker-heartbeat", clock.now())
+        scene.shoot()
+        first = WorkerState.objects.get()
+        assert first.heartbeat_timestamp == pytest.approx(clock.now(), abs=1)
+        clock.advance(30)
+        scene.event("worker-heartbeat", clock.now())
+        scene.shoot()
+        assert WorkerState.objects.get().last_heartbeat == first.last_heartbeat
+        clock.advance(31)
+        scene.event("worker-heartbeat", clock.now())
+        scene.shoot()
+        second = WorkerState.objects.get()
+        assert (second.heartbeat_timestamp or 0) > (first.heartbeat_timestamp or 0)
+        assert second.is_alive()
+        clock.advance(minutes=4)
+        assert not second.is_alive()
+        assert not WorkerState(hostname="never").is_alive()
+
+
+@pytest.mark.usefixtures("_rows")
+def test_few_statements_for_many_tasks(django_assert_max_num_queries: Any, settings: Any) -> None:
+    scene = Scene()
+    scene.event("worker-online", time.time())
+    for _ in range(2_000):
+        scene.task(time.time(), "received", "started", "succeeded", name="shop.add")
+    alias = "postgres" if settings.DATABASE_ROUTERS else "default"
+    from django.db import connections
+
+    with django_assert_max_num_queries(40, connection=connections[alias]):
+        scene.shoot()
+    assert TaskState.objects.filter(state="SUCCESS").count() == 2_000
+    with django_assert_max_num_queries(0, connection=connections[alias]):
+        scene.shoot()
+
+
+@on_sqlite
+def test_a_database_that_goes_away_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene()
+    write: Any = TaskStateManager.store
+    gone: list[DatabaseError] = [OperationalError("gone")]
+
+    def store(self: Any, rows: Any) -> None:
+        if gone:
+            raise gone[0]
+        write(self, rows)
+
+    monkeypatch.setattr(TaskStateManager, "store", store)
+    with freeze() as clock:
+        first = scene.task(clock.now(), "received", "succeeded")
+        scene.shoot()
+        second = scene.task(clock.now(), "received", "succeeded")
+        scene.shoot()
+        gone.clear()
+        scene.shoot()
+        assert not TaskState.objects.exists()  # it is not tried at every turn
+        clock.advance(camera.TRY_SECONDS)
+        scene.shoot()
+    assert set(TaskState.objects.values_list("task_id", flat=True)) == {first, second}
+    assert "waits for the database: OperationalError" in caplog.text
+
+
+@on_sqlite
+def test_what_waits_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(camera, "MAX_ROWS", 10)
+    scene = Scene()
+    monkeypatch.setattr(scene.camera, "_retry_at", float("inf"))
+    ids = [scene.task(time.time() + n, "received", "succeeded") for n in range(25)]
+    scene.shoot()
+    assert len(scene.camera._waiting) == 10
+    assert "dropped" in caplog.text
+    scene.camera.cancel()
+    scene.camera._retry_at = 0
+    scene.shoot()
+    kept = set(TaskState.objects.values_list("task_id", flat=True))
+    assert kept <= set(ids)
+    assert len(kept) == 10
+
+
+@pytest.mark.usefixtures("_rows")
+def test_old_tasks_go_by_their_state(settings: Any) -> None:
+    settings.ASYNC_CACHE = {"MONITOR": {"KEEP_SUCCEEDED": 60, "KEEP_PENDING": None}}
+    scene = Scene()
+    day = 86_400.0
+    ages = {"SUCCESS": 61, "FAILURE": 2 * day, "REVOKED": 4 * day, "PENDING": 99 * day}
+    TaskState.objects.store(
+        [
+            TaskState(task_id=name, state=name, tstamp=now() - timedelta(seconds=age))
+            for name, age in ages.items()
+        ]
+    )
+    assert TaskState.objects.expired(["FAILURE"], timedelta(days=1)).get().task_id == "FAILURE"
+    scene.camera.on_cleanup()
+    left = set(TaskState.objects.values_list("task_id", flat=True))
+    assert left == {"FAILURE", "PENDING"}
+    assert TaskState.objects.expire_by_states(["FAILURE"], day) == 1
+    assert TaskState.objects.active().get().task_id == "PENDING"
+    assert TaskState.objects.purge() == 1
+
+
+@on_sqlite
+def test_odd_events_break_nothing() -> None:
+    scene = Scene(result_extended=True)
+    scene.task(
+        time.time(), "received", name="x" * 900, args="a\x00b", eta="soon", expires="2020-13"
+    )
+    scene.task(time.time(), "sent", eta="2026-01-02T03:04:05", expires="2026-01-02T03:04:05+02:00")
+    scene.shoot()
+    assert {(row.args, row.eta is None) for row in TaskState.objects.all()} == {
+        ("ab", True),
+        (None, False),
+    }
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Return what starts ``celery events`` with our camera, as a user does."""
+    started: list[Process] = []
+
+    def start(worker: WorkerProcess, overrides: dict[str, Any]) -> Process:
+        command = [sys.executable, "-m", "celery", "-A", "tests.celery_app", "events"]
+        command += ["--camera", "async_cache.monitor.Camera", "--frequency", "0.2"]
+        environment = worker._environment(overrides)
+        log = tmp_path / "events"
+        started.append(Process(command, log, grace=5, env=environment, cwd=ROOT))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+@pytest.mark.integration
+@on_postgres
+def test_a_real_worker_and_a_real_camera(
+    settings: Any,
+    postgres_url: str,
+    celery_worker_process: Callable[..., WorkerProcess],
+    events: Callable[..., Process],
+) -> None:
+    from tests.celery_app import app
+
+    settings.DATABASE_ROUTERS = [f"{__name__}.OnPostgres"]
+    overrides = {
+        "DATABASE_ROUTERS": settings.DATABASE_ROUTERS,
+        "CELERY_WORKER_SEND_TASK_EVENTS": True,
+    }
+    worker = celery_worker_process(broker="redis", overrides=overrides)
+    process = events(worker, overrides)
+    end = time.monotonic() + 60
+    never = threading.Event()
+    ids: list[str] = []
+    while TaskState.objects.filter(state="SUCCESS", task_id__in=ids).count() < 3:
+        # Events that came before the camera was there are not heard.
+        assert time.monotonic() < end, process.output() + worker.log
+        ids.append(app.send_task("async_cache.refresh", ["forged"]).id)
+        never.wait(0.2)
+    row = TaskState.objects.filter(state="SUCCESS").first()
+    assert row is not None
+    assert row.worker is not None
+    assert row.worker.hostname == f"{worker.name}@localhost"
+    assert (row.name, row.args) == ("async_cache.refresh", None)
