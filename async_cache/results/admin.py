@@ -14,8 +14,10 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from async_cache.results.control import NotSent, connected, send_again, terminate
+from async_cache.results.exceptions import RecordRejected
 from async_cache.results.models import GroupResult, TaskResult
-from async_cache.results.records import READY_STATES, STATES
+from async_cache.results.records import READY_STATES, STATES, SUCCESS
+from async_cache.results.views import MAX_TEXT, described
 
 if TYPE_CHECKING:
     _Paginator = Paginator[Any]
@@ -31,6 +33,9 @@ EXACT: Final = 10_000
 REASONS: Final = 20
 """Tasks of which it is told why they were not sent; the others are counted."""
 
+_CALL: Final = ("periodic_task_name", "group", "sequence")
+_TIMES: Final = ("date_created", "date_queued", "date_started", "date_finished", "date_done")
+_STORED: Final = ("result", "content_type", "content_encoding", "meta", "rank", "hidden")
 _LARGE: Final = ("result", "traceback", "meta", "task_args", "task_kwargs")
 
 
@@ -108,6 +113,8 @@ class _ReadOnly(_ModelAdmin):
 
     paginator = EstimatingPaginator
     show_full_result_count = False
+    # Counts of all states would read the whole table.
+    show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
     search_prefixes: ClassVar[tuple[str, ...]] = ()
     editable: ClassVar[frozenset[str]] = frozenset()
@@ -131,7 +138,8 @@ class _ReadOnly(_ModelAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the columns that are never edited: all of them as a rule."""
-        return [name for name in self.get_fields(request, obj) if name not in self.editable]
+        names = [field.name for field in self.model._meta.concrete_fields]
+        return [*self.readonly_fields, *(name for name in names if name not in self.editable)]
 
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet[Any], search_term: str
@@ -156,7 +164,6 @@ class TaskResultAdmin(_ReadOnly):
         "status",
         "worker",
         "group",
-        "date_created",
         "date_done",
     )
     list_filter = (StateFilter, "date_done")
@@ -164,6 +171,14 @@ class TaskResultAdmin(_ReadOnly):
     search_prefixes = ("task_id", "task_name")
     search_help_text = "The beginning of a task's id or name"
     actions = ("forget", "retry", "terminate")
+    readonly_fields = ("value",)
+    fieldsets = (
+        (None, {"fields": ("task_id", "task_name", "status", "retries", "worker")}),
+        ("Call", {"fields": ("task_args", "task_kwargs", *_CALL)}),
+        ("Times", {"fields": _TIMES}),
+        ("Result", {"fields": ("value", "traceback")}),
+        ("As stored", {"classes": ["collapse"], "fields": _STORED}),
+    )
     editable = frozenset({"task_name", "task_args", "task_kwargs", "status", "worker", "traceback"})
 
     def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
@@ -181,6 +196,21 @@ class TaskResultAdmin(_ReadOnly):
     def has_terminate_permission(self, request: HttpRequest) -> bool:
         """Whether the user may end running tasks."""
         return _may(request, "terminate_taskresult")
+
+    @admin.display(description="Value")
+    def value(self, row: TaskResult) -> str:
+        """Return the text of what the task returned, or of its error."""
+        try:
+            shown = described(row.to_record())
+        except RecordRejected as error:
+            return f"It cannot be read: {error}"
+        if "unreadable" in shown:
+            return f"It cannot be read: {shown['unreadable']}"
+        if "exc" in shown:
+            return f"{shown['exc']}: {shown['result']}"
+        if row.status != SUCCESS and shown["result"] is None:
+            return ""
+        return json.dumps(shown["result"], ensure_ascii=False, indent=2)[:MAX_TEXT]
 
     @admin.action(permissions=["delete"], description="Forget the selected results")
     def forget(self, request: HttpRequest, queryset: models.QuerySet[TaskResult]) -> None:

@@ -26,6 +26,7 @@ from async_cache.results.models import GroupResult
 from async_cache.results.records import FAILURE, NO_RECORD, PENDING, RETRY, REVOKED, Record
 
 __all__ = [
+    "described",
     "group_status",
     "is_group_successful",
     "is_task_successful",
@@ -81,7 +82,7 @@ def is_task_successful(request: HttpRequest, task_id: str) -> JsonResponse:
 @_guarded
 def task_status(request: HttpRequest, task_id: str) -> JsonResponse:
     """Tell a task's state and its value, or its error."""
-    return JsonResponse({"task": {"id": task_id, **_described(_find(task_id))}})
+    return JsonResponse({"task": {"id": task_id, **described(_find(task_id))}})
 
 
 @_guarded
@@ -94,7 +95,7 @@ def is_group_successful(request: HttpRequest, group_id: str) -> JsonResponse:
 @_guarded
 def group_status(request: HttpRequest, group_id: str) -> JsonResponse:
     """Tell the state and the value, or the error, of each member of a group."""
-    members = [{"id": one.id, **_described(one)} for one in _members(group_id)]
+    members = [{"id": one.id, **described(one)} for one in _members(group_id)]
     return JsonResponse({"group": {"id": group_id, "results": members}})
 
 
@@ -146,7 +147,8 @@ def _saved_ids(row: GroupResult) -> Iterator[str]:
                 yield task_id
 
 
-def _described(record: Record) -> dict[str, Any]:
+def described(record: Record) -> dict[str, Any]:
+    """Return the state of a task and its value or error, as JSON can hold them."""
     if record.state == PENDING:
         return {"status": record.state, "result": None}
     described: dict[str, Any] = {"status": record.state, "result": None}

@@ -15,6 +15,7 @@ from django.urls import reverse
 
 from async_cache.results import admin as results_admin
 from async_cache.results.admin import EstimatingPaginator, by_prefix
+from async_cache.results.codec import encode_error, encode_value
 from async_cache.results.layers.database import DatabaseLayer
 from async_cache.results.models import GroupResult, TaskResult
 from async_cache.results.records import Record, rank
@@ -120,7 +121,7 @@ def using(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.Mon
 PAGES: list[tuple[dict[str, str], str]] = [
     ({}, "acr_task_done"),
     ({"status": "FAILURE"}, "acr_task_status"),
-    ({"o": "7", "status": "FAILURE"}, "acr_task_status"),
+    ({"o": "6", "status": "FAILURE"}, "acr_task_status"),
     ({"p": "2"}, "acr_task_done"),
     ({"q": "shop.7"}, "acr_task_name"),
 ]
@@ -199,6 +200,30 @@ def test_rows_are_shown_and_not_changed(admin_client: Client) -> None:
     assert admin_client.get(url).status_code == 200
     groups = reverse("admin:async_cache_results_groupresult_changelist")
     assert ids(admin_client.get(groups, {"q": "g"})) == {"g"}
+
+
+def test_a_value_is_shown_as_it_was_returned(admin_client: Client) -> None:
+    layer = DatabaseLayer()
+    good, bad = encode_value({"sum": (1, "<b>")}, "good"), encode_error(KeyError("lost"))
+    layer.save(Record("good", state="SUCCESS", **good._asdict()))
+    layer.save(Record("bad", state="FAILURE", **bad._asdict()))
+    layer.save(Record("moved", state="SUCCESS", **good._asdict()))
+    fill("broken", state="SUCCESS", value=b"\xff", content_encoding="binary")
+    TaskResult.objects.filter(task_id="broken").update(result="no base64!")
+    fill("going", state="STARTED")
+
+    def page(task_id: str) -> str:
+        row = TaskResult.objects.get(task_id=task_id)
+        url = reverse("admin:async_cache_results_taskresult_change", args=[row.pk])
+        response = admin_client.get(url)
+        assert response.status_code == 200
+        return str(response.content.decode())
+
+    assert "&quot;&lt;b&gt;&quot;" in page("good")
+    assert "builtins.KeyError: " in page("bad")
+    for task_id in ("moved", "broken"):
+        assert "It cannot be read" in page(task_id)
+    assert "It cannot be read" not in page("going")
 
 
 def test_rows_are_edited_where_the_setting_allows_it(staff: Any, settings: Any) -> None:
