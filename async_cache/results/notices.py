@@ -1,15 +1,19 @@
 """Tell those who wait of rows that became ready: NOTIFY, on PostgreSQL.
 
-It takes a lock of the whole server, held until the commit is on disk, and fails with a full queue.
-So it is a statement of its own after the write has been committed: it writes nothing to wait for,
-and its failure costs those who wait a moment, not the result.
+NOTIFY takes a lock of the whole server, held until the commit is on disk, and fails with a full
+queue. So it is a statement of its own after the write has been committed: it writes nothing to wait
+for, and its failure costs those who wait a moment, not the result.
+
+It costs a third of a write, and mostly nobody listens. So who listens holds an advisory lock,
+shared, from before he listens and looks; each write tries the same lock, exclusive, for its
+transaction. When it gets it nobody listens yet, and who is about to waits for the end of that
+transaction before he looks.
 """
 
 from __future__ import annotations
 
 import logging
-from base64 import b85encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -21,19 +25,37 @@ from async_cache.results.conf import get_results_settings
 from async_cache.results.records import READY_STATES
 from async_cache.results.waiting.topics import GROUP, NAME, TASK, Topic
 
-__all__ = ["CHANNEL", "mark", "tell"]
+__all__ = ["CHANNEL", "LISTENING", "mark", "tell", "unheard"]
 
 logger = logging.getLogger("async_cache.results")
 
 CHANNEL: Final = "async_cache_results"
-MARKS: Final = 600
+LISTENING: Final = int.from_bytes(b"acresult", "big")
+"""The advisory lock of who listens."""
+MARKS: Final = 400
 """Marks of one payload: PostgreSQL takes less than 8000 bytes."""
 
 
 def mark(topic: Topic) -> str:
-    """Return what stands for a topic in a payload: ten characters and a space fit 700 times."""
+    """Return what stands for a topic in a payload: a letter and sixteen digits."""
     digest = blake2b(topic.name.encode("utf-8", "surrogatepass"), digest_size=8)
-    return topic.kind[0] + b85encode(digest.digest()).decode()
+    return topic.kind[0] + digest.hexdigest()
+
+
+def unheard(alias: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the expression that is true as a row is written when nobody listens; else ``""``.
+
+    Args:
+        alias: The database.
+        rows: The rows to be written.
+    """
+    if not _tells(alias) or not any(row["status"] in READY_STATES for row in rows):
+        return ""
+    return f"pg_try_advisory_xact_lock({LISTENING})"
+
+
+def _tells(alias: str) -> bool:
+    return connections[alias].vendor == "postgresql" and get_results_settings().notify
 
 
 def tell(alias: str, rows: Iterable[Any]) -> None:
@@ -41,9 +63,9 @@ def tell(alias: str, rows: Iterable[Any]) -> None:
 
     Args:
         alias: Their database.
-        rows: Rows of `TaskResult`.
+        rows: Rows of `TaskResult`; those of which ``unheard`` is true are left out.
     """
-    if connections[alias].vendor != "postgresql" or not get_results_settings().notify:
+    if not _tells(alias):
         return
     marks = list(dict.fromkeys(_marks(rows)))
     for start in range(0, len(marks), MARKS):
@@ -59,7 +81,7 @@ def tell(alias: str, rows: Iterable[Any]) -> None:
 
 def _marks(rows: Iterable[Any]) -> Iterator[str]:
     for row in rows:
-        if row.status in READY_STATES:
+        if row.status in READY_STATES and not row.unheard:
             yield mark(Topic(TASK, row.task_id))
             if row.task_name:
                 yield mark(Topic(NAME, row.task_name))
@@ -69,5 +91,6 @@ def _marks(rows: Iterable[Any]) -> Iterator[str]:
 
 def _notify(alias: str, payload: str) -> Any:
     with connections[alias].cursor() as cursor:
-        cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, payload])
+        # Hexadecimal digits: nothing to quote. As a function it would be planned, which costs more.
+        cursor.execute(f"NOTIFY {CHANNEL}, '{payload}'")
     return True

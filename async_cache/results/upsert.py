@@ -208,11 +208,20 @@ def upsert_many(
     rules: Rules,
     rows: Sequence[Mapping[str, Any]],
     returning: Sequence[str] = ("pk",),
+    also: str = "",
 ) -> list[list[Any]]:
     """Write rows of different keys and the same fields, those of higher rank stored excepted.
 
+    Args:
+        model: The table.
+        using: The database.
+        rules: What an update does with each field.
+        rows: A value for each field written, of each row.
+        returning: Fields of the stored row that the answer holds.
+        also: An expression of PostgreSQL, evaluated as each row is written.
+
     Returns:
-        The fields asked for of each row that was written.
+        The fields asked for of each row that was written; the expression's value behind them.
     """
     if not rows:
         return []
@@ -232,6 +241,8 @@ def upsert_many(
     before, values, after = _statement(
         model, vendor, connection.ops.quote_name, rules, names, asked
     )
+    if also:
+        after += f", {also}"
     limit = connection.features.max_query_params
     most = max(1, min(MAX_ROWS, limit // len(names) if limit else MAX_ROWS))
     prepared = [_prepared(model, connection, names, row) for row in rows]

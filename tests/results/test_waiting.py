@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from django.test.utils import CaptureQueriesContext
 from async_cache.results import waiting
 from async_cache.results.layers import Layer
 from async_cache.results.layers.base import Changed
-from async_cache.results.layers.database import DatabaseLayer
+from async_cache.results.layers.database import DatabaseLayer, record_to_row
 from async_cache.results.models import TaskResult
 from async_cache.results.records import NO_RECORD, NoRecord, Record
 from async_cache.results.waiting import GROUP, NAME, TASK, Topic, listener, registry, waiters
@@ -203,6 +204,42 @@ def test_buffered_rows_and_rows_of_a_transaction_are_told() -> None:
         assert inside.join()
         transaction.set_rollback(True, using="postgres")
     assert layer.get("inside") is not NO_RECORD
+
+
+@on_postgres
+@pytest.mark.usefixtures("_no_second_look")
+def test_a_write_tells_only_when_somebody_listens() -> None:
+    layer = DatabaseLayer("postgres")
+
+    def told() -> bool:
+        with CaptureQueriesContext(connections["postgres"]) as queries:
+            layer.save(success(f"t{next(numbers)}"))
+        return any(query["sql"].startswith("NOTIFY") for query in queries.captured_queries)
+
+    numbers = itertools.count()
+    assert not told()
+    waits = Waiting(layer, task("a"))
+    registered()
+    connected()
+    assert told()
+    layer.save(success("a"))
+    assert waits.join()
+    waiting.stop()
+    assert not told()
+
+
+@on_postgres
+@pytest.mark.usefixtures("_no_second_look")
+def test_who_listens_looks_after_those_who_did_not_know() -> None:
+    layer, rows = DatabaseLayer("postgres"), TaskResult.objects
+    with transaction.atomic(using="postgres"):
+        [row] = rows.write_rows([record_to_row(success("a"))], "postgres")
+        assert row.unheard  # type: ignore[attr-defined]
+        waits = Waiting(layer, task("a"))
+        registered()
+        eventually(lambda: waits.asked, "not asked")
+    # Committed without a word.
+    assert waits.join()
 
 
 # Lost messages.

@@ -12,11 +12,12 @@ from typing import Any, Final
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from async_cache.results.notices import CHANNEL, mark
+from async_cache.results.notices import CHANNEL, LISTENING, mark
 from async_cache.results.waiting.topics import News, Topic, Wire
 
 __all__ = ["PostgresWire"]
 
+LOCK_MS: Final = 250
 # A peer that is gone without a word is found out in half a minute.
 _OPTIONS: Final = {
     "fallback_application_name": "async_cache results",
@@ -58,6 +59,10 @@ class PostgresWire(Wire):
                 wire.close()
                 return None
             with wrapper.cursor() as cursor:
+                # Writers whose transactions are open do not know of us: they end first.
+                cursor.execute(f"SET lock_timeout = {LOCK_MS}")
+                cursor.execute("SELECT pg_advisory_lock_shared(%s)", [LISTENING])
+                cursor.execute("RESET lock_timeout")
                 cursor.execute(f"LISTEN {CHANNEL}")
         except BaseException:
             _drop(wrapper)

@@ -233,11 +233,15 @@ class TaskResultManager(ResultManager[M]):
         given = {row["task_id"]: row for row in rows}
         place = small.index("task_id")
         stored = []
-        for values in upsert_many(self.model, using, TASK_RULES, rows, small):
+        also = notices.unheard(using, rows)
+        for values in upsert_many(self.model, using, TASK_RULES, rows, small, also):
+            unheard = bool(values.pop()) if also else False
             row = given[values[place]]
             known = {name: row[name] for name in _LARGE}
             known |= {n: row[n] for n in ("task_args", "task_kwargs") if row[n] is not None}
-            stored.append(self._instance(using, dict(zip(small, values, strict=True)) | known))
+            made = self._instance(using, dict(zip(small, values, strict=True)) | known)
+            made.unheard = unheard  # type: ignore[attr-defined]
+            stored.append(made)
         return stored
 
     def _instance(self, using: str, values: Mapping[str, Any]) -> M:
