@@ -221,7 +221,8 @@ def upsert_many(
         also: An expression of PostgreSQL, evaluated as each row is written.
 
     Returns:
-        The fields asked for of each row that was written; the expression's value behind them.
+        The fields asked for of each row that was written; the expression's value behind them, or
+        None where the database wrote it without the expression.
     """
     if not rows:
         return []
@@ -234,7 +235,12 @@ def upsert_many(
     if vendor not in STATEMENT_VENDORS or (vendor == "mariadb" and not rules.updates(names)):
         with transaction.atomic(using=using):
             locked = [lock_and_write(model, using, rules, row) for row in rows]
-        return [[getattr(kept, name) for name in wanted] for kept in locked if kept is not None]
+        unknown = [None] if also else []
+        return [
+            [*(getattr(kept, name) for name in wanted), *unknown]
+            for kept in locked
+            if kept is not None
+        ]
     # MariaDB returns refused rows too: a higher rank than the one written tells them.
     ranked = rules.rank if vendor == "mariadb" else None
     asked = wanted if ranked is None else (*wanted, ranked)

@@ -214,6 +214,7 @@ def test_who_waits_is_told_of_a_row_written_after_the_transaction() -> None:
     listener = connections["postgres"].copy("postgres")
     try:
         with listener.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock_shared(%s)", [notices.LISTENING])
             cursor.execute(f"LISTEN {notices.CHANNEL}")
         with transaction.atomic("postgres"):
             TaskResult.objects.using("postgres").filter(task_id="own").update(worker="mine")
