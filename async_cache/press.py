@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
-from async_cache import clock, guards, signals, vary
+from async_cache import clock, guards, owed, signals, vary
 from async_cache.breaker import Breaker
 from async_cache.dispatchers.base import Dispatcher, Refresh, RefreshRequest
 from async_cache.exceptions import DispatchFailed, StoreUnavailable
@@ -310,8 +310,9 @@ def _release(store: Store, wishes: Sequence[Wish]) -> None:
     leases = [(w.request.address.lease, w.token, w.request.address.trace) for w in wishes]
     try:
         store.release(leases)
-    except StoreUnavailable:
-        return  # announced by the store; the leases end by themselves
+    except StoreUnavailable:  # announced by the store
+        first = wishes[0].request
+        owed.owe(store, leases, first.runtime.queued_grace, first.address.context)
 
 
 def _tell(signal: signals.Announcement, wish: Wish, **payload: object) -> None:

@@ -48,6 +48,8 @@ def refresh(runtime: Runtime, attempts: Sequence[Attempt], purpose: Purpose) -> 
             [runtime.claim(attempt.address, attempt.token, Phase.FETCHING) for attempt in attempts],
         )
     except StoreUnavailable:
+        # The claim may have taken effect, and its answer been lost.
+        yield from release(runtime, attempts)
         if purpose is Purpose.RENEW:
             raise
         yield from fetch_directly(runtime, attempts)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from async_cache import clock, signals
+from async_cache import clock, owed, signals
 from async_cache.attempts import Attempt, State
 from async_cache.context import extend_tags
 from async_cache.effects import Io, Steps
@@ -118,7 +118,9 @@ def release(runtime: Runtime, attempts: Sequence[Attempt]) -> Steps[None]:
     try:
         yield Io(runtime, "release", leases)
     except StoreUnavailable:
-        return  # announced by the store; the leases end by themselves
+        # Announced by the store. All attempts of one refresh have one context.
+        context = attempts[0].address.context if attempts else ()
+        owed.owe(runtime.store, leases, runtime.policy.lease, context)
 
 
 def ensure_stamps(runtime: Runtime, names: Sequence[str]) -> Steps[list[bytes]]:

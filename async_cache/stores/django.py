@@ -17,6 +17,7 @@ from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.memcached import BaseMemcachedCache
 
 from async_cache.breaker import StoreBreaker
 from async_cache.entry import new_stamp
@@ -25,7 +26,7 @@ from async_cache.stores.base import Claim, Claimed, Commit, Handle, Lease, Outco
 from async_cache.stores.database import Detour, sqlite_loses_writes
 from async_cache.stores.validated import ValidatedStore
 
-__all__ = ["DatabaseStore", "DjangoStore", "NullStore", "make_django_store"]
+__all__ = ["DatabaseStore", "DjangoStore", "MemcachedStore", "NullStore", "make_django_store"]
 
 # What unpickling foreign or damaged bytes raises. An outage raises none of them.
 _DAMAGED = (
@@ -41,6 +42,8 @@ _DAMAGED = (
 )
 # What a healthy Memcached says to a value that is too large for it.
 _REFUSALS = {"MemcacheServerError", "MemcacheClientError", "TooBig"}
+# Half of what Memcached takes unless told otherwise (-I).
+LARGE = 512 * 1024
 
 
 class _Own(threading.local):
@@ -211,6 +214,26 @@ class DatabaseStore(DjangoStore):
         self._detour.close()
 
 
+class MemcachedStore(DjangoStore):
+    """A store over Memcached, which drops the old value when a new one is too large for it."""
+
+    def set(self, name: str, value: bytes, seconds: float) -> None:
+        self._try_aside({name: value})
+        super().set(name, value, seconds)
+
+    def set_many(self, values: dict[str, bytes], seconds: float) -> None:
+        self._try_aside(values)
+        super().set_many(values, seconds)
+
+    def _try_aside(self, values: dict[str, bytes]) -> None:
+        """Write what is large under another key first: refused there, it destroys nothing."""
+        for name, value in values.items():
+            if len(value) > LARGE:
+                aside = f"{name}.large"
+                super().set_many({aside: value}, 1.0)
+                self.delete_many([aside])
+
+
 class NullStore(DjangoStore):
     """A store that keeps nothing: every claim wins and every read misses."""
 
@@ -247,4 +270,6 @@ def make_django_store(alias: str, stamp_life: float) -> DjangoStore:
         return DatabaseStore(alias, stamp_life)
     if isinstance(cache, DummyCache):
         return NullStore(alias, stamp_life)
+    if isinstance(cache, BaseMemcachedCache):
+        return MemcachedStore(alias, stamp_life)
     return DjangoStore(alias, stamp_life)
