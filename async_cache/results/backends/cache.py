@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 from celery.backends.base import KeyValueStoreBackend
 from django.core.cache import BaseCache, caches
 from kombu.serialization import dumps
 from kombu.utils.encoding import bytes_to_str
 
-from async_cache import conf
+from async_cache import clock, conf
 from async_cache.results.backends.chords import ChordsMixin, call_body
 from async_cache.results.conf import get_results_settings
 from async_cache.results.layers import Layer, get_cache_layer
@@ -18,6 +18,12 @@ from async_cache.results.pickles import PICKLE, seal
 from async_cache.results.records import NO_RECORD, Record
 
 __all__ = ["CacheBackend"]
+
+CHORD_LEASE: Final = 10
+"""Seconds in which the last part of a chord has called its body."""
+CHORD_LOOK: Final = 0.2
+"""Seconds between the looks of the same part, delivered again meanwhile."""
+DONE: Final = "-done"
 
 
 class CacheBackend(ChordsMixin, KeyValueStoreBackend):
@@ -141,11 +147,17 @@ class CacheBackend(ChordsMixin, KeyValueStoreBackend):
     def _may_call(self, group_id: str, task_id: str) -> bool:
         """Return whether the caller is to call the body.
 
-        Who was killed meanwhile has not ended: its message comes again, and it may.
+        Who was killed meanwhile has not ended: its message comes again, and waits for its lease.
         """
         name = self._chord(group_id, "caller")
-        added = self.cache_backend.add(name, task_id, self._seconds())
-        return added or self.cache_backend.get(name) == task_id
+        end = clock.monotonic() + 2 * CHORD_LEASE
+        while not self.cache_backend.add(name, task_id, CHORD_LEASE):
+            holder = self.cache_backend.get(name, task_id)
+            if holder != task_id or clock.monotonic() >= end:
+                return False
+            # The same part, delivered twice: the other one may be alive.
+            self._sleep(CHORD_LOOK)  # type: ignore[attr-defined]
+        return True
 
     def _call(self, group: str, parts: Any, request: Any) -> None:
         def load() -> dict[str, dict[str, Any]]:
@@ -153,7 +165,8 @@ class CacheBackend(ChordsMixin, KeyValueStoreBackend):
             return {name: self.meta_of(member) for name, member in members.items()}
 
         call_body(self, parts, load, request)
-        # Who may call stays known: a part may have seen the header before.
+        # This mark stays: a part may have seen the header before.
+        self.set(self._chord(request.group, "caller"), DONE)
         self.delete(self._chord(request.group))
         self.layer.delete_group(group, tasks=True)
 
