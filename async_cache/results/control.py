@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 
 from celery import current_app
-from kombu.exceptions import OperationalError
 
-from async_cache.exceptions import AsyncCacheError
+from async_cache.control import NotSent, connected
 from async_cache.results.models import TaskResult
 
-__all__ = ["NotSent", "connected", "send_again", "terminate"]
-
-CONNECT_SECONDS: Final = 3.0
-"""The longest wait for the broker."""
+__all__ = ["send_again", "terminate"]
 
 # What stands in a text for what was cut or hidden.
 _GAPS: Final = ("...", "…", "***", "redacted", "<")
-
-
-class NotSent(AsyncCacheError):
-    """A task cannot be sent again; the message says why."""
 
 
 def send_again(row: TaskResult, connection: Any = None) -> str:
@@ -74,20 +66,3 @@ def _read(row: TaskResult, text: str | None, kind: Any) -> Any:
         if isinstance(value, kind):
             return value
     raise NotSent(f"{row.task_id}: its arguments are not stored completely.")
-
-
-@contextmanager
-def connected() -> Iterator[Any]:
-    """Connect to the broker.
-
-    Raises:
-        NotSent: It does not answer.
-    """
-    connection: Any = current_app.connection_for_write(connect_timeout=CONNECT_SECONDS)
-    try:
-        connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
-        yield connection
-    except OperationalError as error:
-        raise NotSent("The broker does not answer.") from error
-    finally:
-        connection.release()

@@ -13,8 +13,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from async_cache.results import admin as results_admin
-from async_cache.results.admin import EstimatingPaginator, by_prefix
+from async_cache import listing
+from async_cache.listing import EstimatingPaginator, by_prefix
 from async_cache.results.codec import encode_error, encode_value
 from async_cache.results.layers.database import DatabaseLayer
 from async_cache.results.models import GroupResult, TaskResult
@@ -173,7 +173,7 @@ def test_many_rows_are_estimated(using: str, monkeypatch: pytest.MonkeyPatch) ->
     analyze(using)
     rows = TaskResult.objects.using(using)
     assert EstimatingPaginator(rows.filter(status="PENDING"), 50).count == 500
-    monkeypatch.setattr(results_admin, "EXACT", 100)
+    monkeypatch.setattr(listing, "EXACT", 100)
     with CaptureQueriesContext(connections[using]) as queries:
         assert 450 <= EstimatingPaginator(rows.all(), 50).count <= 550
         assert 450 <= EstimatingPaginator(rows.filter(status="PENDING"), 50).count <= 550
