@@ -175,6 +175,7 @@ def test_write_through(redis_url: str, celery_worker_process: StartWorker) -> No
         assert times == sorted(times)
         flush(redis_url)
         assert result_of(body.id).get(timeout=PATIENCE) == 6
+        assert result_of(body.parent.results[0].id).get(timeout=PATIENCE) == 1
 
 
 def test_rows_that_wait_are_written_when_the_worker_ends(
