@@ -16,7 +16,7 @@ import pytest
 from celery import _state
 from django.core import checks
 from django.core.checks import CheckMessage
-from django.test import override_settings
+from django.test import modify_settings, override_settings
 
 import async_cache.checks
 from async_cache import conf
@@ -151,8 +151,13 @@ class TestSetting:
         assert attribute in found
         assert f"Did you mean {meant!r}?" in found
 
-    def test_section_of_an_app_that_is_not_installed(self) -> None:
-        with setting(SCHEDULES={}):
+    def test_section_of_an_app_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # The app of the tests' own settings has registered its section.
+        monkeypatch.setattr(conf, "_sections", conf._sections - {"SCHEDULES"})
+        with (
+            modify_settings(INSTALLED_APPS={"remove": "async_cache.schedules"}),
+            setting(SCHEDULES={}),
+        ):
             assert '"async_cache.schedules"' in one("W010")
         with setting():
             assert not of("W010")
