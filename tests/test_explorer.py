@@ -18,9 +18,9 @@ from tests.explorer.stores import Breaks
 from tests.explorer.watch import Broken
 from tests.explorer.world import Actor, simulated
 
-# Over the four tests that share them.
+# Over the tests that share them.
 SCHEDULES = int(os.environ.get("EXPLORER_SCHEDULES", "100000"))
-SHARES = 4
+SHARES = 8
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from async_cache.stores.base import Level
 from async_cache.testing import freeze
 
 START = 1_700_000_000.0
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "300"))
 TTL, GRACE, AHEAD = 60.0, 600.0, 5.0
 TAG = "machine"
 numbers = itertools.count()
@@ -382,7 +384,7 @@ def run(machine: type[Machine]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=600,
+            max_examples=EXAMPLES,
             stateful_step_count=60,
             deadline=None,
             derandomize=True,
