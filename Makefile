@@ -16,6 +16,7 @@ REQUIRE_SERVERS ?= redis,postgres
 # Processes that run the tests; WORKERS=0 runs them in one. Each starts servers of its own. A file's
 # tests stay in one process, files start in the order of their names: the long ones do not come last.
 # With 2 on 2 cores the suite takes little more than half the time.
+# EXPLORER_SCHEDULES (100000) and STATE_MACHINE_EXAMPLES (300) in the environment search for longer.
 WORKERS ?= 2
 SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -32,9 +33,9 @@ install = @$(find_python); echo "installing into $(VENV): $(1)"; \
 	"$$python" scripts/bootstrap.py $(VENV) $(1) && mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/test: $(FACTS)
-	$(call install,test)
+	$(call install,test schedules)
 $(STAMPS)/lint: $(FACTS)
-	$(call install,test lint demo bench)
+	$(call install,test schedules lint demo bench)
 $(STAMPS)/docs: $(FACTS)
 	$(call install,docs)
 $(STAMPS)/demo: $(FACTS)
