@@ -1,6 +1,6 @@
 """The functions of groups once more, their rows on PostgreSQL (and on MariaDB where asked for)."""
 
-# ruff: noqa: F403, F405  (the suite is imported whole)
+# ruff: noqa: F403  (the suite is imported whole)
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from async_cache.results.models import TaskResult
 from tests.results.databases import DATABASES, on_databases
 from tests.results.test_groups import *
 from tests.results.test_groups import _where as _where
-from tests.results.test_groups import save
+from tests.results.test_groups import save, test_the_migrations_know_the_proxy
 
 # The same wherever the rows are.
 del test_the_migrations_know_the_proxy
