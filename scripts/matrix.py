@@ -23,6 +23,7 @@ from scripts import bootstrap  # noqa: E402
 
 PYTHONS = ("3.11", "3.12", "3.13")
 SERVERS = ("redis", "postgres", "memcached", "rabbitmq", "mariadb")
+WITHOUT_BEAT = {"6.1"}  # django-celery-beat cannot be installed beside it
 DJANGOS = {"5.2": "3.11", "6.0": "3.12", "6.1": "3.12"}  # Django: the oldest Python it runs on
 
 
@@ -60,7 +61,8 @@ def prepare(python: str, django: str) -> Path:
     interpreter = find_python(python)
     assert interpreter is not None
     bootstrap.create(venv, interpreter)
-    bootstrap.install(venv, ["test"], [f"Django~={django}.0"])
+    groups = ["test"] if django in WITHOUT_BEAT else ["test", "schedules"]
+    bootstrap.install(venv, groups, [f"Django~={django}.0"])
     run = [str(venv / "bin" / "python"), "scripts/servers.py", "install", *SERVERS]
     subprocess.run(run, cwd=ROOT, check=True)
     return venv

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import django
+
 # Made and removed by conftest.py; a worker is told its parent's.
 DIRECTORY = Path(
     os.environ.get("TEST_DIRECTORY")
@@ -38,6 +40,11 @@ INSTALLED_APPS = [
     "async_cache.schedules",
     "tests.app",
 ]
+
+# django-celery-beat cannot be installed beside Django 6.1; everywhere else it must be there.
+BEAT_IN_DATABASE = django.VERSION < (6, 1)
+if BEAT_IN_DATABASE:
+    INSTALLED_APPS += ["django_celery_beat", "async_cache.schedules.database"]
 
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

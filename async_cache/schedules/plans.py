@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
@@ -20,8 +20,9 @@ from celery.schedules import schedule as interval
 
 from async_cache.exceptions import AsyncCacheError, ConfigurationError
 from async_cache.jobs.registry import all_jobs, get_job
+from async_cache.resolution import configured
 
-__all__ = ["Plan", "all_plans", "make_plan", "parse_crontab", "plan_of"]
+__all__ = ["Plan", "all_plans", "fields_of", "make_plan", "parse_crontab", "plan_of"]
 
 _FIELDS: Final = 5
 
@@ -33,11 +34,13 @@ class Plan(NamedTuple):
         job: Its name.
         schedule: When: an interval, a crontab, or another schedule of Celery.
         instance: The job, ready for use.
+        given: The calls to keep warm, where the job's own are not meant.
     """
 
     job: str
     schedule: BaseSchedule
     instance: Any
+    given: tuple[Any, ...] | None = None
 
     def calls(self) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Yield the arguments of each call that is kept warm.
@@ -45,14 +48,16 @@ class Plan(NamedTuple):
         Raises:
             ConfigurationError: One does not fit ``fetch``.
         """
-        for one in _declared(self.instance):
+        own = self.given is None
+        for one in _declared(self.instance) if own else self.given or ():
             try:
                 args, kwargs = self.instance._call(one)
                 self.instance._runtime.signature.bind(args, kwargs)
             except TypeError as error:
+                where = f"{self.job}.refresh_calls" if own else f"calls of {self.job}"
                 raise ConfigurationError(
-                    f"{self.job}.refresh_calls: a call does not fit fetch: {error} Each is a tuple "
-                    "of arguments, a dict of keywords or call(...)."
+                    f"{where}: a call does not fit fetch: {error} Each is a tuple of arguments, "
+                    "a dict of keywords or call(...)."
                 ) from error
             yield args, dict(kwargs)
 
@@ -60,7 +65,7 @@ class Plan(NamedTuple):
     def described(self) -> str:
         """The schedule, in words."""
         if isinstance(self.schedule, crontab):
-            return " ".join(str(field) for field in _fields(self.schedule))
+            return " ".join(fields_of(self.schedule))
         if isinstance(self.schedule, interval):
             return f"every {self.schedule.seconds:g} s"
         return repr(self.schedule)
@@ -96,36 +101,43 @@ def all_plans() -> list[Plan]:
     return [plan for plan in found if plan is not None]
 
 
-def plan_of(name: str) -> Plan | None:
+def plan_of(
+    name: str, schedule: BaseSchedule | None = None, calls: Iterable[Any] | None = None
+) -> Plan | None:
     """Return the plan of a job; None when it has no schedule.
+
+    Args:
+        name: The job's name.
+        schedule: When, in place of what the job declares, as of a row of the database.
+        calls: Which calls, in place of those that it declares.
 
     Raises:
         UnknownJob: There is no such job.
         ConfigurationError: Its schedule cannot be.
     """
     job: Any = get_job(name)
-    declares = getattr(job, "refresh_schedule", None) is not None
+    declared = getattr(job, "refresh_schedule", None)
+    wanted = schedule is not None or declared is not None
+    wanted = wanted or getattr(job, "refresh_every", None) is not None
+    wanted = wanted or configured(name).get("refresh_every") is not None
     try:
         instance = job()
-        every = _every(instance)
+        every = instance._runtime.refresh_every
     except AsyncCacheError:
         raise
     except Exception as error:
-        if not declares and getattr(job, "refresh_every", None) is None:
+        if not wanted:
             return None
         raise ConfigurationError(
             f"{name} has a schedule, and cannot be made without arguments: "
             f"{type(error).__qualname__}. Give its constructor defaults, or subclass it."
         ) from error
-    if every is None and not declares:
+    given = None if calls is None else tuple(calls)
+    if schedule is not None:
+        return Plan(name, schedule, instance, given)
+    if every is None and declared is None:
         return None
-    return make_plan(instance, every, getattr(job, "refresh_schedule", None))
-
-
-def _every(instance: Any) -> float | None:
-    runtime = instance._runtime
-    every: float | None = runtime.refresh_every
-    return every
+    return make_plan(instance, every, declared)._replace(given=given)
 
 
 def make_plan(instance: Any, every: float | None, declared: Any) -> Plan:
@@ -178,8 +190,15 @@ def parse_crontab(text: str, where: str) -> crontab:
         raise ConfigurationError(f"{where}: {text!r} is no crontab: {error}") from error
 
 
-def _fields(one: crontab) -> tuple[Any, ...]:
-    """Return the five fields of a crontab, as they were given, in the order of crontab(5)."""
+def fields_of(one: crontab) -> tuple[str, str, str, str, str]:
+    """Return the five fields of a crontab as text, in the order of crontab(5)."""
     reduced: Any = one.__reduce__()
-    minute, hour, weekday, day, month = reduced[1]
+    minute, hour, weekday, day, month = map(_text, reduced[1][:_FIELDS])
     return minute, hour, day, month, weekday
+
+
+def _text(field: Any) -> str:
+    """Return a field as it was given, or the numbers of a list or a set of them."""
+    if isinstance(field, str | int):
+        return str(field)
+    return ",".join(str(number) for number in sorted(field))

@@ -10,11 +10,14 @@ from celery.schedules import schedule as interval
 
 from async_cache.exceptions import ConfigurationError
 from async_cache.schedules.conf import get_schedules_settings
-from async_cache.schedules.plans import Plan, all_plans
+from async_cache.schedules.plans import Plan, all_plans, fields_of
 from async_cache.schedules.tasks import TASK_NAME
 from async_cache.schedules.ticking import period
 
 __all__ = ["as_module", "beat_schedule", "entry_name", "options_of"]
+
+PREFIX: Final = "async_cache: "
+"""How the names of entries begin."""
 
 LONGEST_WAIT: Final = 3600.0
 """Seconds for which a message of a crontab's tick may wait for a worker."""
@@ -46,7 +49,7 @@ def beat_schedule() -> dict[str, dict[str, Any]]:
 
 def entry_name(plan: Plan) -> str:
     """Return the name of a job's entry."""
-    return f"async_cache: {plan.job}"
+    return f"{PREFIX}{plan.job}"
 
 
 def options_of(plan: Plan) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def options_of(plan: Plan) -> dict[str, Any]:
 
 def _expiry(plan: Plan) -> float:
     # A crontab's ticks are not evenly spaced; an hour is long for a tick and no waste.
-    return max(1.0, period(plan)) if isinstance(plan.schedule, interval) else LONGEST_WAIT
+    return max(1.0, period(plan.schedule)) if isinstance(plan.schedule, interval) else LONGEST_WAIT
 
 
 def as_module(found: Iterable[Plan]) -> str:
@@ -85,7 +88,7 @@ def _schedule_text(plan: Plan) -> str:
     schedule = plan.schedule
     if isinstance(schedule, crontab):
         names = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
-        given = zip(names, plan.described.split(), strict=True)
+        given = zip(names, fields_of(schedule), strict=True)
         return f"crontab({', '.join(f'{name}={text!r}' for name, text in given)})"
     if isinstance(schedule, interval):
         return f"{schedule.seconds!r}"

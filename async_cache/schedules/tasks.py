@@ -2,37 +2,99 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from celery import shared_task
+from celery.schedules import schedule as interval
 
-from async_cache.schedules.plans import plan_of
-from async_cache.schedules.ticking import parts_of, spread_of, tick
+from async_cache.exceptions import ConfigurationError
+from async_cache.schedules.conf import get_schedules_settings
+from async_cache.schedules.plans import Plan, plan_of
+from async_cache.schedules.sources import find_schedule
+from async_cache.schedules.ticking import parts_of, period, spread_of, tick
 
-__all__ = ["TASK_NAME", "run_tick"]
+__all__ = ["TASK_NAME", "plan_of_tick", "run_tick"]
 
 TASK_NAME: Final = "async_cache.tick"
 
 
-@shared_task(name=TASK_NAME, ignore_result=True, max_retries=0, serializer="json")
-def run_tick(job: str, part: int | None = None, parts: int = 1) -> dict[str, int]:
+@shared_task(name=TASK_NAME, bind=True, ignore_result=True, max_retries=0, serializer="json")
+def run_tick(
+    self: Any,
+    job: str,
+    calls: Sequence[Any] | None = None,
+    every: float | None = None,
+    part: int | None = None,
+    parts: int = 1,
+) -> dict[str, int]:
     """Ask for the refreshes that are due of a job's calls.
 
     Many calls are split: the first message of a tick sends one for each part, some time apart.
 
     Args:
+        self: The task.
         job: The job's name.
+        calls: Lists of arguments and objects of keywords, in place of the job's own calls.
+        every: Seconds to the next tick, of a part.
         part: Number of the part; None for the tick itself.
         parts: How many there are.
 
     Returns:
         How many refreshes were asked for, and how many calls were fresh; never a value.
     """
+    entry = getattr(self.request, "periodic_task_name", None)
+    plan = plan_of_tick(job, calls, None if every is not None else find_schedule(entry), every)
+    seconds = period(plan.schedule) if every is None else every
     if part is None:
-        plan = plan_of(job)
-        parts = 1 if plan is None else parts_of(sum(1 for _ in plan.calls()))
-        if plan is not None and parts > 1:
-            apart = spread_of(plan) / parts
-            for number in range(1, parts):
-                run_tick.apply_async((job, number, parts), countdown=number * apart)
-    return tick(job, part or 0, parts).as_dict()
+        parts = parts_of(sum(1 for _ in plan.calls()))
+        _send_parts(job, calls, seconds, parts)
+    return tick(plan, seconds, part or 0, parts).as_dict()
+
+
+def plan_of_tick(
+    job: str, calls: Sequence[Any] | None, schedule: Any = None, every: float | None = None
+) -> Plan:
+    """Return the plan of what a message, or a row of the database, names.
+
+    Args:
+        job: The job's name.
+        calls: As JSON has them; None: the job's own.
+        schedule: When; None: as the job declares.
+        every: Seconds to the next tick, where they are known without a schedule.
+
+    Raises:
+        UnknownJob: There is no such job.
+        ConfigurationError: It has no schedule, or one that cannot be; calls are not a list.
+    """
+    if calls is not None and not isinstance(calls, list | tuple):
+        raise ConfigurationError(
+            f"The calls of {job} are a {type(calls).__qualname__}. Write a list of lists of "
+            'arguments, or of objects of keywords: [["EUR"], {"base": "USD"}].'
+        )
+    given = None if calls is None else [_as_call(one) for one in calls]
+    if every is not None:
+        schedule = interval(every)
+    plan = plan_of(job, schedule, given)
+    if plan is None:
+        raise ConfigurationError(
+            f"{job} has no schedule any more. Run `manage.py async_cache schedule` again."
+        )
+    return plan
+
+
+def _as_call(one: Any) -> Any:
+    return tuple(one) if isinstance(one, list) else one
+
+
+def _send_parts(job: str, calls: Sequence[Any] | None, every: float, parts: int) -> None:
+    queue = get_schedules_settings().queue
+    options: dict[str, Any] = {} if queue is None else {"queue": queue}
+    apart = spread_of(every) / parts
+    for part in range(1, parts):
+        run_tick.apply_async(
+            (job, calls, every, part, parts),
+            countdown=part * apart,
+            expires=part * apart + max(1.0, every),
+            **options,
+        )

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Final
 from async_cache import clock, publisher
 from async_cache.attempts import NO_ENTRY
 from async_cache.dispatchers.base import RefreshRequest
-from async_cache.exceptions import ConfigurationError
 from async_cache.policy import Decision, age
 from async_cache.reading import judge
 from async_cache.schedules.conf import get_schedules_settings
-from async_cache.schedules.plans import Plan, plan_of
 
 if TYPE_CHECKING:
+    from celery.schedules import BaseSchedule
+
     from async_cache.addresses import Address
+    from async_cache.schedules.plans import Plan
     from async_cache.targets import Runtime
 
 __all__ = ["Ticked", "due", "is_due", "parts_of", "period", "spread_of", "tick"]
@@ -35,19 +36,22 @@ MARGIN_SECONDS: Final = 2.0
 """For the way of a message, beside the time that the fetch took last."""
 
 
-def period(plan: Plan) -> float:
+def period(schedule: BaseSchedule) -> float:
     """Return the seconds from now to the next tick, or between two."""
-    schedule = plan.schedule
     seconds = getattr(schedule, "seconds", None)
     if isinstance(seconds, int | float):
         return float(seconds)
     return max(1.0, schedule.remaining_estimate(schedule.now()).total_seconds())
 
 
-def spread_of(plan: Plan) -> float:
-    """Return the seconds over which the calls of a tick are spread."""
+def spread_of(every: float) -> float:
+    """Return the seconds over which the calls of a tick are spread.
+
+    Args:
+        every: Seconds to the next tick.
+    """
     settings = get_schedules_settings()
-    return min(settings.spread * period(plan), settings.max_spread)
+    return min(settings.spread * every, settings.max_spread)
 
 
 def parts_of(calls: int) -> int:
@@ -91,22 +95,23 @@ class Ticked:
         return {"asked": self.asked, "fresh": self.fresh, "left": self.left}
 
 
-def tick(job: str, part: int = 0, parts: int = 1) -> Ticked:
+def tick(plan: Plan, every: float | None = None, part: int = 0, parts: int = 1) -> Ticked:
     """Ask for the refreshes that are due of a job's calls, or of one part of them.
 
+    Args:
+        plan: The job and its calls.
+        every: Seconds to the next tick; None: what the schedule says.
+        part: Number of the part.
+        parts: How many there are.
+
     Raises:
-        UnknownJob: There is no such job.
-        ConfigurationError: It has no schedule, or one that cannot be.
+        ConfigurationError: A call does not fit ``fetch``.
         StoreUnavailable: The cache does not answer.
     """
-    plan = plan_of(job)
-    if plan is None:
-        raise ConfigurationError(
-            f"{job} has no schedule any more. Run `manage.py async_cache schedule` again."
-        )
     ticked = Ticked()
     runtime = plan.instance._runtime
-    seconds, spread = period(plan), spread_of(plan)
+    seconds = period(plan.schedule) if every is None else every
+    spread = spread_of(seconds)
     for addresses in _chunks(_addresses(plan, part, parts)):
         wanted = due(runtime, addresses, seconds, spread)
         ticked.fresh += len(addresses) - len(wanted)

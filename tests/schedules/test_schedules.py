@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from io import StringIO
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery.schedules import crontab
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
+from django.utils import translation
 
-from async_cache import AsyncCacheJob, publisher
+from async_cache import publisher
 from async_cache.exceptions import ConfigurationError, UnknownJob
 from async_cache.jobs import registry
 from async_cache.schedules import all_plans, beat_schedule
 from async_cache.schedules.plans import plan_of
 from async_cache.schedules.tasks import run_tick
-from async_cache.schedules.ticking import is_due, parts_of, tick
+from async_cache.schedules.ticking import Ticked, is_due, parts_of
+from async_cache.schedules.ticking import tick as tick_plan
 from async_cache.testing import freeze
 from tests.jobs.support import Shelf
+from tests.schedules.support import build, schedule
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +37,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return what makes the only jobs that there are."""
     monkeypatch.setattr(registry, "_jobs", {})
 
-    def build(name: str = "Rates", **given: Any) -> Any:
-        given.setdefault("fetch", lambda self, base: f"{base} fetched")
-        return type(name, (AsyncCacheJob,), {"__module__": __name__, "ttl": 600, **given})
-
-    return build
+    return partial(build, __name__)
 
 
 def shelf_of(job: Any) -> Shelf:
@@ -52,6 +51,12 @@ def calls_in(shelf: Shelf) -> list[Any]:
 
 
 NAME = f"{__name__}.Rates"
+
+
+def tick(name: str, part: int = 0, parts: int = 1) -> Ticked:
+    plan = plan_of(name)
+    assert plan is not None
+    return tick_plan(plan, None, part, parts)
 
 
 class TestPlans:
@@ -155,16 +160,46 @@ class TestTick:
         assert parts_of(calls) == parts
 
     def test_a_large_tick_is_spread(
-        self, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+        self, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, settings: Any
     ) -> None:
+        settings.ASYNC_CACHE = {**settings.ASYNC_CACHE, "SCHEDULES": {"QUEUE": "slow"}}
         make(refresh_every=300, refresh_calls=[(f"C{n}",) for n in range(250)])
         sent: list[Any] = []
         monkeypatch.setattr(run_tick, "apply_async", lambda args, **kw: sent.append((args, kw)))
         assert run_tick(NAME)["asked"] < 150
         assert sent == [
-            ((NAME, 1, 3), {"countdown": pytest.approx(10)}),
-            ((NAME, 2, 3), {"countdown": pytest.approx(20)}),
+            ((NAME, None, 300, 1, 3), {"countdown": 10, "expires": 310, "queue": "slow"}),
+            ((NAME, None, 300, 2, 3), {"countdown": 20, "expires": 320, "queue": "slow"}),
         ]
+
+    def test_calls_of_the_message_stand_in_for_the_jobs(self, make: Callable[..., Any]) -> None:
+        job = make(refresh_every=300, refresh_calls=[("EUR",)])
+        assert run_tick(NAME, [["USD"], {"base": "SEK"}])["asked"] == 2
+        publisher.drain(5)
+        assert sorted(calls_in(shelf_of(job))) == [("SEK",), ("USD",)]
+        with pytest.raises(ConfigurationError, match="Write a list"):
+            run_tick(NAME, "USD")
+        with pytest.raises(ConfigurationError, match="does not fit fetch"):
+            run_tick(NAME, [["USD", "SEK"]])
+
+    def test_calls_yielded_under_a_context_are_refreshed_under_it(
+        self, make: Callable[..., Any]
+    ) -> None:
+        def each_language(self: Any) -> Iterator[Any]:
+            for language in ("en", "fr"):
+                with translation.override(language):
+                    yield ("EUR",)
+
+        def fetch(self: Any, base: str) -> str:
+            return f"{base} in {translation.get_language()}"
+
+        job = make(refresh_every=300, refresh_calls=each_language, vary=("language",), fetch=fetch)
+        assert run_tick(NAME)["asked"] == 2
+        publisher.drain(5)
+        shelf_of(job).run_all()
+        for language in ("en", "fr"):
+            with translation.override(language):
+                assert job().peek("EUR") == f"EUR in {language}"
 
     @pytest.mark.parametrize(
         ("fresh_for", "old", "due"),
@@ -183,13 +218,7 @@ class TestTick:
     def test_a_job_that_lost_its_schedule(self, make: Callable[..., Any]) -> None:
         make()
         with pytest.raises(ConfigurationError, match="no schedule any more"):
-            tick(NAME)
-
-
-def schedule(*args: str) -> str:
-    out = StringIO()
-    call_command("async_cache", "schedule", *args, stdout=out)
-    return out.getvalue().strip()
+            run_tick(NAME)
 
 
 class TestStatic:
@@ -223,6 +252,17 @@ class TestStatic:
             minute="30", hour="3", day_of_week="mon"
         )
         assert schedule("--write", "static") == path.read_text().strip()
+
+    def test_a_crontab_of_sets(self, make: Callable[..., Any], tmp_path: Path) -> None:
+        declared = crontab(minute={30, 0}, hour=[4, 3], day_of_week="mon,tue")
+        make(refresh_schedule=declared, fetch=lambda self: 1)
+        assert all_plans()[0].described == "0,30 3,4 * * mon,tue"
+        path = tmp_path / "beat.py"
+        schedule("--write", "static", "--output", str(path))
+        written = runpy.run_path(str(path))["BEAT_SCHEDULE"]
+        assert written[f"async_cache: {NAME}"]["schedule"] == crontab(
+            minute="0,30", hour="3,4", day_of_week="mon,tue"
+        )
 
     def test_it_is_shown(self, make: Callable[..., Any]) -> None:
         assert "No job has a schedule" in schedule()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
 from async_cache.management.subcommands import Subcommand
@@ -24,8 +25,9 @@ class Schedule(Subcommand):
         """Declare what is written, and where."""
         parser.add_argument(
             "--write",
-            choices=("static",),
-            help="static: a Python module of entries for app.conf.beat_schedule",
+            choices=("static", "database"),
+            help="static: a Python module of entries for app.conf.beat_schedule; database: rows "
+            "of django-celery-beat",
         )
         parser.add_argument(
             "--output", metavar="FILE", help="where the module goes; without it, to the terminal"
@@ -44,6 +46,8 @@ class Schedule(Subcommand):
         counted = [(plan, sum(1 for _ in plan.calls())) for plan in found]
         if options["write"] == "static":
             _write_static(command, options, found)
+        elif options["write"] == "database":
+            _write_rows(command, options, found)
         else:
             for plan, number in counted:
                 calls = "1 call" if number == 1 else f"{number} calls"
@@ -70,3 +74,21 @@ def _write_static(command: BaseCommand, options: Mapping[str, Any], found: Seque
         return
     path.write_text(text)
     command.stdout.write(f"{path}: written, {len(found)} entries")
+
+
+def _write_rows(command: BaseCommand, options: Mapping[str, Any], found: Sequence[Any]) -> None:
+    # The models of the app say what to do where it is not installed.
+    from async_cache.schedules import models
+
+    _ = models.PeriodicTask
+    from async_cache.schedules.database.rows import write
+
+    try:
+        changes = write(found, dry_run=options["dry_run"])
+    except ValidationError as error:
+        raise CommandError(" ".join(error.messages)) from error
+    would = "would be " if options["dry_run"] else ""
+    for change in changes:
+        command.stdout.write(f"{would}{change.what}: {change.name}  {change.detail}")
+    if not changes:
+        command.stdout.write(f"unchanged, {len(found)} entries")

@@ -1,0 +1,1 @@
+"""Schedules in the database: an app of its own, beside django-celery-beat's."""

@@ -1,0 +1,47 @@
+"""The Django app of schedules in the database."""
+
+from __future__ import annotations
+
+from importlib import import_module, util
+
+from django.apps import AppConfig, apps
+
+from async_cache.exceptions import ConfigurationError
+from async_cache.schedules import sources
+
+__all__ = ["DatabaseConfig"]
+
+
+class DatabaseConfig(AppConfig):
+    """Configuration of ``async_cache.schedules.database``, after django-celery-beat's app."""
+
+    name = "async_cache.schedules.database"
+    label = "async_cache_schedules_database"
+    verbose_name = "Schedules in the database"
+
+    def import_models(self) -> None:
+        """Load the proxies.
+
+        Raises:
+            ConfigurationError: django-celery-beat is missing, or its app or ours is not installed.
+        """
+        needed = ("django_celery_beat", "async_cache.schedules")
+        missing = [name for name in needed if not _is_installed(name)]
+        if util.find_spec("django_celery_beat") is None or missing:
+            raise ConfigurationError(
+                f"{self.name} needs django-celery-beat. Run `pip install "
+                '"django-async-cache[schedules]"`, and put "django_celery_beat" and '
+                f'"async_cache.schedules" before it in INSTALLED_APPS (missing: '
+                f"{', '.join(missing) or 'none'})."
+            )
+        super().import_models()
+
+    def ready(self) -> None:
+        """Tell beat of changes, and let a tick know the schedule of its row."""
+        import_module("async_cache.schedules.database.changes").connect()
+        sources.look_in(import_module("async_cache.schedules.database.rows").find_schedule)
+
+
+def _is_installed(name: str) -> bool:
+    # The registry is not ready yet, and the apps are known.
+    return any(config.name == name for config in apps.app_configs.values())
