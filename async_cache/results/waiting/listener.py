@@ -185,6 +185,8 @@ class Listener:
         return pause_for(clock.monotonic() - self._roll.youngest, self._cost)
 
     def _sleep(self, busy: bool) -> None:
+        # What came while something was asked was read then: the connection is silent about it.
+        self._hear()
         ends = [self._busy_at + IDLE_SECONDS]
         if busy:
             ends = [self._looked_at + self._pause()]
