@@ -73,13 +73,21 @@ def fill(model: Any, columns: dict[str, str], size: int, *, old: bool = False) -
                 "%%", "%"
             )
         )
-        cursor.execute(f"VACUUM ANALYZE {table}")
+
+
+def _settle() -> None:
+    """Let nobody pay for what another left: dead rows to vacuum, pages to bring to the disk."""
+    with connection.cursor() as cursor:
+        for model in (TaskResult, PeerRow):
+            cursor.execute(f"VACUUM ANALYZE {model._meta.db_table}")
+        cursor.execute("CHECKPOINT")
 
 
 def tables(rounds: int, size: int) -> tuple[Run, tuple[Figure, ...]]:
     """Fill both tables, ask for their lists in turn, then purge them in turn."""
     fill(TaskResult, _OURS, size)
     fill(PeerRow, _COMMON, size)
+    _settle()
     run = _lists(rounds)
     name = f"admin list of {size:,} rows"
     return run, (
@@ -140,6 +148,7 @@ def _purges(rounds: int, size: int) -> tuple[Figure, ...]:
             fill(TaskResult, _OURS, size, old=True)
             fill(PeerRow, _COMMON, size, old=True)
         for ours in random.sample((True, False), 2):
+            _settle()
             started = time.perf_counter()
             if ours:
                 watch = _Longest()
