@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from celery.schedules import BaseSchedule, crontab, solar
+from celery.schedules import BaseSchedule, crontab
 from celery.schedules import schedule as interval
 from django.db import router, transaction
-from django_celery_beat.models import SolarSchedule
 
 from async_cache.exceptions import ConfigurationError
 from async_cache.schedules.database.models import CrontabSchedule, IntervalSchedule, PeriodicTask
@@ -102,11 +101,9 @@ def _when(plan: Plan) -> tuple[str, Any]:
         return "crontab", CrontabSchedule.from_schedule(schedule)
     if isinstance(schedule, interval):
         return "interval", IntervalSchedule.from_schedule(schedule)
-    if isinstance(schedule, solar):
-        return "solar", SolarSchedule.from_schedule(schedule)
     raise ConfigurationError(
-        f"{plan.job}: a {type(schedule).__qualname__} cannot be a row. Use an interval, a crontab "
-        "or a solar schedule."
+        f"{plan.job}: a {type(schedule).__qualname__} cannot be written as a row. Use "
+        "refresh_every, or a crontab."
     )
 
 
