@@ -74,7 +74,7 @@ def fly(
                 run(obtain(runtime, [attempt], purpose, left))
                 landed = attempt
             finally:
-                flights.finish(address.place, flight, landed)
+                flights.finish(address.place, flight, landed, linger=_lingers(landed))
             return attempt, True
         try:
             answer: Attempt | None = flight.result(timeout=max(0.0, left))
@@ -92,6 +92,13 @@ def serves_others(attempt: Attempt, deadline: float) -> bool:
         return False
     # Who leads may have waited for another process longer than this caller is willing to.
     return attempt.state is not State.UNAVAILABLE or clock.monotonic() >= deadline
+
+
+def _lingers(attempt: Attempt | None) -> bool:
+    """Whether an answer could be stored nowhere, since the cache did not answer."""
+    if attempt is None or attempt.private or attempt.claimed is not None:
+        return False
+    return attempt.state is State.FETCHED
 
 
 async def afly(
@@ -138,7 +145,7 @@ async def _alead(
         await arun(obtain(runtime, [attempt], purpose, wait))
         landed = attempt
     finally:
-        flights.finish(attempt.address.place, flight, landed)
+        flights.finish(attempt.address.place, flight, landed, linger=_lingers(landed))
 
 
 def board(runtime: Runtime, address: Address) -> tuple[Flight | None, bool]:

@@ -471,6 +471,11 @@ class RabbitMQServer(Server):
         except OSError:
             return False
 
+    @property
+    def running(self) -> bool:
+        """Whether the node is there."""
+        return self._process is not None
+
     def kill(self) -> None:
         """End the node at once, without a word to its clients."""
         self.process.signal(signal.SIGKILL)

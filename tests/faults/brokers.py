@@ -18,7 +18,7 @@ from tests.faults.proxy import Mode, Proxy, address_of, through
 from tests.servers import RabbitMQServer
 from tests.workers import Broker, connected
 
-__all__ = ["FAULTS", "FaultyBroker", "faulty"]
+__all__ = ["FAULTS", "FaultyBroker", "empty_rabbitmq", "faulty"]
 
 QUEUE = "celery"
 TASK = b"async_cache.refresh"
@@ -64,9 +64,8 @@ class FaultyBroker:
         if self.kind == "redis":
             with redis.Redis.from_url(self.url) as client:
                 client.flushdb()
-            return
-        with kombu.Connection(self.url) as connection, contextlib.suppress(NotFound):
-            kombu.Queue(QUEUE, channel=connection.default_channel).purge()
+        else:
+            empty_rabbitmq(self.url)
 
     def restore(self) -> None:
         """End the fault."""
@@ -118,6 +117,12 @@ FAULTS: Final[Mapping[str, Callable[[FaultyBroker], None]]] = MappingProxyType(
         "clients refused": FaultyBroker.refuse_clients,
     }
 )
+
+
+def empty_rabbitmq(url: str) -> None:
+    """Throw away the messages of a RabbitMQ broker."""
+    with kombu.Connection(url) as connection, contextlib.suppress(NotFound):
+        kombu.Queue(QUEUE, channel=connection.default_channel).purge()
 
 
 @contextmanager

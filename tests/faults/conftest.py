@@ -26,7 +26,7 @@ from async_cache.dispatchers import get_dispatcher
 from async_cache.stores.registry import reset_stores
 from tests.conftest import Servers, unavailable
 from tests.faults import jobs, scale
-from tests.faults.brokers import FaultyBroker, faulty
+from tests.faults.brokers import FaultyBroker, empty_rabbitmq, faulty
 from tests.faults.proxy import Proxy, address_of, through
 from tests.servers import RabbitMQServer, RedisServer, ServerUnavailable
 
@@ -74,19 +74,25 @@ def rabbitmq_url(servers: Servers) -> str:
     return os.environ.get("TEST_RABBITMQ_URL") or servers.get(RabbitMQServer).url
 
 
-@pytest.fixture
-def rabbitmq_server() -> Iterator[RabbitMQServer]:
-    """Start a RabbitMQ broker that this test may kill, halt and start."""
+@pytest.fixture(scope="session")
+def _rabbitmq_of_its_own() -> Iterator[RabbitMQServer]:
     server = RabbitMQServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def rabbitmq_server(_rabbitmq_of_its_own: RabbitMQServer) -> RabbitMQServer:
+    """Return a running RabbitMQ broker, empty, that this test may kill, halt and start."""
+    server = _rabbitmq_of_its_own
     try:
-        server.start()
+        if not server.running:
+            server.start()
     except ServerUnavailable as error:
         unavailable(RabbitMQServer, str(error))
         raise
-    try:
-        yield server
-    finally:
-        server.stop()
+    empty_rabbitmq(server.url)
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -113,7 +113,7 @@ def check_readers(broker: FaultyBroker, name: str) -> None:
 
 def _round(broker: FaultyBroker, name: str, label: str) -> tuple[float, float]:
     number = count(150, 1000)
-    seconds = number / 500
+    seconds = number / 650
     begin_afresh(broker)
     well = read_all(stale_keys(number, f"{label}/well"), seconds)
     assert not fetched, "a reader has fetched"

@@ -18,7 +18,13 @@ from django.test import TestCase
 
 from async_cache.exceptions import ConfigurationError, StoreUnavailable
 from async_cache.stores.base import Level, Outcome, Phase, Store
-from async_cache.stores.django import DatabaseStore, DjangoStore, NullStore, make_django_store
+from async_cache.stores.django import (
+    DatabaseStore,
+    DjangoStore,
+    MemcachedStore,
+    NullStore,
+    make_django_store,
+)
 from async_cache.stores.redis import RedisStore
 from async_cache.stores.registry import get_store
 from tests.stores.conftest import LIFE, build, on_postgres
@@ -61,7 +67,7 @@ def test_stores_say_what_they_can(settings: Any, redis_caches: str, memcached_ca
 
     assert says("default") == (DjangoStore, Level.VALIDATED, False, True)
     assert says("file") == (DjangoStore, Level.VALIDATED, True, False)
-    assert says("memcached") == (DjangoStore, Level.VALIDATED, True, True)
+    assert says("memcached") == (MemcachedStore, Level.VALIDATED, True, True)
     assert says("dummy") == (NullStore, Level.VALIDATED, False, False)
     assert says("redis") == (RedisStore, Level.FENCED, True, True)
     assert says("django_redis_builtin") == (RedisStore, Level.FENCED, True, True)
