@@ -47,7 +47,7 @@ def _estimated(rows: models.QuerySet[Any]) -> int | None:
     vendor = connections[rows.db].vendor
     if vendor not in {"postgresql", "mysql"}:
         return None
-    plan = json.loads(rows.only("pk").explain(format="json"))
+    plan = json.loads(rows.select_related(None).only("pk").explain(format="json"))
     if vendor == "postgresql":
         return int(plan[0]["Plan"]["Plan Rows"])
     # Django gives the text as JSON once more. MariaDB has a list around the table from 10.10 on.

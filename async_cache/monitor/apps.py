@@ -8,7 +8,7 @@ from django.apps import AppConfig
 
 from async_cache import tallies
 from async_cache.management.subcommands import register_subcommand
-from async_cache.monitor import counting, sharing
+from async_cache.monitor import checks, counting, sharing
 from async_cache.monitor.conf import SECTION
 
 __all__ = ["MonitorConfig"]
@@ -23,8 +23,9 @@ class MonitorConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the settings and subcommands; count what the core announces."""
+        """Register the settings, checks and subcommands; count what the core announces."""
         SECTION.register()
+        checks.register()
         counting.connect()
         tallies.watch(sharing.start)
         management = import_module("async_cache.monitor.management.subcommands")

@@ -10,7 +10,11 @@ Run one camera. Workers send events when started with ``-E``.
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import django
@@ -18,11 +22,12 @@ from celery import states
 from celery.events.snapshot import Polaroid
 from celery.utils.time import maybe_iso8601
 from django.apps import apps
-from django.db import DatabaseError, InterfaceError, connections, router
+from django.db import DatabaseError, DataError, InterfaceError, connections, router
 from django.utils import timezone
 
 from async_cache import clock
 from async_cache.monitor.conf import get_monitor_settings
+from async_cache.monitor.managers import PURGE_BATCH
 from async_cache.monitor.moments import from_timestamp, now
 
 if TYPE_CHECKING:
@@ -43,6 +48,15 @@ TRY_SECONDS: Final = 5.0
 BATCH: Final = 1_000
 """Tasks of one write."""
 MAX_TEXT: Final = 20_000
+MAX_ID: Final = 255
+MAX_RETRIES: Final = 2**31 - 1
+MAX_WORKERS: Final = 10_000
+"""Workers whose keys are remembered."""
+FIRST_CLEANUP: Final = 30.0
+"""Seconds from the start to the first deletion of old tasks."""
+
+_FAILED: Final = frozenset(states.EXCEPTION_STATES) | {states.REJECTED}
+_PENDING: Final = frozenset(states.UNREADY_STATES) - {states.RETRY, states.REJECTED}
 
 
 class Camera(Polaroid):
@@ -63,27 +77,45 @@ class Camera(Polaroid):
             django.setup()
         self._workers_model: type[WorkerState] = apps.get_model(_APP, "WorkerState")
         self._tasks_model: type[TaskState] = apps.get_model(_APP, "TaskState")
+        # The tasks say what of them is redacted; a worker imports them, `celery events` does not.
+        self.app.loader.import_default_modules()
+        # What came while a snapshot was being written must be there at the next.
+        tasks: Any = getattr(self.state, "tasks")  # noqa: B009 - unknown to its type stubs
+        tasks.limit = max(tasks.limit or 0, MAX_ROWS)
         self._waiting: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._written: OrderedDict[str, float] = OrderedDict()
+        self._seen: OrderedDict[str, tuple[float, bool]] = OrderedDict()
+        self._heartbeats: dict[str, float | None] = {}
         self._workers: dict[str, tuple[int, float]] = {}
+        self._capturing = threading.Lock()
         self._retry_at = 0.0
         self._dropped = 0
 
     def on_shutter(self, state: Any) -> None:
-        """Write what is new since the last snapshot."""
-        heartbeats = {
-            worker.hostname: worker.heartbeats[-1] if worker.heartbeats else None
-            for worker in state.workers.values()
-        }
+        """Note what is new since the last snapshot: no event is taken in meanwhile."""
+        for worker in state.workers.values():
+            if worker.heartbeats:
+                self._heartbeats[worker.hostname] = worker.heartbeats[-1]
+            else:
+                self._heartbeats.setdefault(worker.hostname, None)
         for task in state.tasks.values():
             self._note(task)
-        if clock.monotonic() < self._retry_at:
-            return
+
+    def capture(self) -> None:
+        """Take a snapshot; write it while events are taken in again."""
+        # The last snapshot is not taken by the thread of the others.
+        with self._capturing:
+            super().capture()
+            if clock.monotonic() >= self._retry_at:
+                self._write()
+
+    def _write(self) -> None:
         try:
-            self._write_workers(heartbeats)
+            self._write_workers()
             self._write_tasks()
         except (DatabaseError, InterfaceError) as error:
             self._retry_at = clock.monotonic() + TRY_SECONDS
+            # Their rows may be gone when the database is back.
+            self._workers.clear()
             logger.warning(
                 "The state of %d tasks waits for the database: %s.",
                 len(self._waiting),
@@ -92,39 +124,66 @@ class Camera(Polaroid):
             self._disconnect()
 
     def on_cleanup(self) -> None:
-        """Hide and delete the rows of tasks that are older than the settings keep them."""
+        """Delete the rows of tasks that are older than the settings keep them."""
         kept = get_monitor_settings()
-        manager = self._tasks_model.objects
+        deleted = 0
         try:
-            manager.expire_by_states([states.SUCCESS], kept.keep_succeeded)
-            manager.expire_by_states(states.EXCEPTION_STATES, kept.keep_failed)
-            manager.expire_by_states(states.UNREADY_STATES - {states.RETRY}, kept.keep_pending)
-            deleted = manager.purge()
+            deleted += self._clean([states.SUCCESS], kept.keep_succeeded)
+            deleted += self._clean(_FAILED, kept.keep_failed)
+            deleted += self._clean(_PENDING, kept.keep_pending)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("Old tasks were not deleted: %s.", type(error).__qualname__)
             self._disconnect()
         else:
             logger.debug("Deleted %d old tasks.", deleted)
 
+    def _clean(self, chosen: Collection[str], seconds: float | None) -> int:
+        manager = self._tasks_model.objects
+        deleted = manager.purge()
+        while manager.expire_by_states(chosen, seconds, limit=PURGE_BATCH):
+            deleted += manager.purge()
+            # An hour's rows take longer than the time between two snapshots.
+            self.capture()
+        return deleted
+
+    def install(self) -> None:
+        """Begin: take a snapshot at times; clean up soon, and then at times."""
+        super().install()
+        self.timer.call_after(FIRST_CLEANUP, self.cleanup)
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            # `celery events` would die of it at once, with what has not been written.
+            signal.signal(signal.SIGTERM, _end)
+
     def cancel(self) -> None:
         """Take a last snapshot; its writing is not put off."""
-        self._retry_at = 0.0
         super().cancel()
+        self._retry_at = 0.0
+        self.capture()
 
     def _disconnect(self) -> None:
         connections[router.db_for_write(self._tasks_model)].close()
 
     def _note(self, task: Any) -> None:
-        """Let a task wait to be written, unless it was since its last event."""
-        moment = task.timestamp or 0.0
-        uuid = str(task.uuid)
-        if self._written.get(uuid, -1.0) >= moment or not task.state:
+        """Let a task wait to be written, unless nothing has come since it was noted."""
+        moment, uuid = task.timestamp or 0.0, str(task.uuid)
+        if not task.state or len(uuid) > MAX_ID or "\x00" in uuid:
             return
-        self._remember(uuid, moment)
-        held = self._waiting.get(uuid)
-        if held is not None and held["tstamp"] > moment:
+        ended = task.state in states.READY_STATES
+        seen = self._seen.get(uuid)
+        # Clocks of hosts differ: an end counts even where it seems to come before the beginning.
+        if seen is not None and not (moment > seen[0] or (ended and not seen[1])):
+            self._seen.move_to_end(uuid)
             return
-        self._waiting[uuid] = self._row(task, moment)
+        self._seen[uuid] = moment, ended
+        self._seen.move_to_end(uuid)
+        while len(self._seen) > 2 * MAX_ROWS:
+            self._seen.popitem(last=False)
+        try:
+            self._waiting[uuid] = self._row(task, moment)
+        except (TypeError, ValueError, OverflowError) as error:
+            logger.warning("An event of a task makes no sense: %s.", type(error).__qualname__)
+            return
         self._waiting.move_to_end(uuid)
         while len(self._waiting) > MAX_ROWS:
             self._waiting.popitem(last=False)
@@ -132,73 +191,86 @@ class Camera(Polaroid):
             if self._dropped == 1 or self._dropped % MAX_ROWS == 0:
                 logger.error("The state of %d tasks was dropped.", self._dropped)
 
-    def _remember(self, uuid: str, moment: float) -> None:
-        self._written[uuid] = moment
-        self._written.move_to_end(uuid)
-        while len(self._written) > MAX_ROWS:
-            self._written.popitem(last=False)
-
     def _row(self, task: Any, moment: float) -> dict[str, Any]:
         failed = task.state in states.EXCEPTION_STATES
         shows = self._shows(task.name)
         result = _error_type(task.exception) if failed else task.result if shows else None
         return {
-            "state": str(task.state)[:64],
-            "task_id": str(task.uuid)[:255],
-            "name": None if task.name is None else str(task.name)[:200],
-            "tstamp": moment,
+            "state": _text(task.state, 64),
+            "task_id": str(task.uuid),
+            "name": _text(task.name, 200),
+            "tstamp": from_timestamp(moment),
             "args": _text(task.args) if shows else None,
             "kwargs": _text(task.kwargs) if shows else None,
             "eta": _moment(task.eta),
             "expires": _moment(task.expires),
             "result": _text(result),
             "traceback": _text(task.traceback),
-            "runtime": task.runtime,
-            "retries": int(task.retries or 0),
-            "hostname": getattr(task.worker, "hostname", None),
+            "runtime": None if task.runtime is None else float(task.runtime),
+            "retries": max(0, min(int(task.retries or 0), MAX_RETRIES)),
+            "hostname": _text(getattr(task.worker, "hostname", None), MAX_ID),
         }
 
     def _shows(self, name: str | None) -> bool:
         """Tell whether arguments and values of a task may be kept, as results keep them."""
         if not self.app.conf.find_value_for_key("extended", "result"):
             return False
-        # What its redact() would hide cannot be told in a text.
-        return getattr(self.app.tasks.get(name or ""), "redact", None) is None
+        # What its redact() would hide cannot be told in a text, nor whether an unknown one has it.
+        task = self.app.tasks.get(name or "")
+        return task is not None and getattr(task, "redact", None) is None
 
-    def _write_workers(self, heartbeats: dict[str, float | None]) -> None:
+    def _write_workers(self) -> None:
         moment = clock.monotonic()
         due: dict[str, datetime | None] = {}
-        for name, beat in heartbeats.items():
+        for hostname, beat in self._heartbeats.items():
+            name = hostname.replace("\x00", "")[:MAX_ID]
             known = self._workers.get(name)
             if known is None or moment - known[1] >= self.worker_update_freq:
                 due[name] = None if beat is None else from_timestamp(beat)
-        if due:
-            for name, key in self._workers_model.objects.store(due).items():
-                self._workers[name] = key, moment
+        self._store_workers(due)
+        self._heartbeats.clear()
+
+    def _store_workers(self, due: Mapping[str, datetime | None]) -> None:
+        if not due:
+            return
+        moment = clock.monotonic()
+        if len(self._workers) + len(due) > MAX_WORKERS:
+            self._workers.clear()
+        for name, key in self._workers_model.objects.store(due).items():
+            self._workers[name] = key, moment
 
     def _write_tasks(self) -> None:
         while self._waiting:
-            batch = [self._waiting[uuid] for uuid in list(self._waiting)[:BATCH]]
+            batch = [self._waiting[uuid] for uuid in islice(self._waiting, BATCH)]
             names = {row["hostname"] for row in batch if row["hostname"]} - self._workers.keys()
-            if names:
-                moment = clock.monotonic()
-                for name, key in self._workers_model.objects.store(
-                    dict.fromkeys(names, now())
-                ).items():
-                    self._workers[name] = key, moment
-            self._tasks_model.objects.store([self._made(row) for row in batch])
+            self._store_workers(dict.fromkeys(names, now()))
+            try:
+                self._tasks_model.objects.store([self._made(row) for row in batch])
+            except DataError:
+                self._write_apart(batch)
             for row in batch:
                 self._waiting.pop(row["task_id"], None)
+
+    def _write_apart(self, batch: list[dict[str, Any]]) -> None:
+        """Write each task by itself: one that the database refuses must not hold up the others."""
+        for row in batch:
+            try:
+                self._tasks_model.objects.store([self._made(row)])
+            except DataError as error:
+                logger.warning("The state of a task cannot be kept: %s.", type(error).__qualname__)
 
     def _made(self, row: dict[str, Any]) -> TaskState:
         fields = {name: value for name, value in row.items() if name != "hostname"}
         worker = self._workers.get(row["hostname"])
-        fields["tstamp"] = from_timestamp(row["tstamp"])
         return self._tasks_model(worker_id=None if worker is None else worker[0], **fields)
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value).replace("\x00", "")[:MAX_TEXT]
+def _text(value: Any, length: int = MAX_TEXT) -> str | None:
+    return None if value is None else str(value).replace("\x00", "")[:length]
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(0)
 
 
 def _error_type(text: Any) -> str | None:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db import connections, models, router
+from django.db import NotSupportedError, connections, models, router
 
+from async_cache.monitor import upsert
 from async_cache.monitor.moments import now
 
 if TYPE_CHECKING:
@@ -18,16 +19,11 @@ if TYPE_CHECKING:
 else:
     _Workers = _Tasks = models.Manager
 
-__all__ = ["TaskStateManager", "WorkerStateManager"]
+__all__ = ["PURGE_BATCH", "TaskStateManager", "WorkerStateManager"]
 
 BATCH: Final = 500
 """Rows of one statement."""
 PURGE_BATCH: Final = 2_000
-
-_WRITTEN: Final = (
-    *("state", "name", "tstamp", "args", "kwargs", "eta", "expires", "result", "traceback"),
-    *("runtime", "retries", "worker_id", "hidden"),
-)
 
 
 def _upsert(manager: models.Manager[Any], rows: Sequence[Any], key: str, fields: Any) -> None:
@@ -60,8 +56,15 @@ class TaskStateManager(_Tasks):
     """The manager of `TaskState`."""
 
     def store(self, rows: Sequence[TaskState]) -> None:
-        """Write the rows of different tasks."""
-        _upsert(self, rows, "task_id", _WRITTEN)
+        """Write the rows of different tasks; a newer state of a task stays, and what was known.
+
+        Raises:
+            NotSupportedError: The database is not PostgreSQL, MySQL, MariaDB or SQLite.
+        """
+        alias = router.db_for_write(self.model)
+        if not upsert.supports(alias):
+            raise NotSupportedError("The states of tasks cannot be kept in this database.")
+        upsert.write(self.model, alias, rows, BATCH)
 
     def active(self) -> models.QuerySet[TaskState]:
         """Return the tasks that are not hidden."""
@@ -88,6 +91,7 @@ class TaskStateManager(_Tasks):
         states: Collection[str],
         expires: timedelta | float | None,
         moment: datetime | None = None,
+        limit: int | None = None,
     ) -> int:
         """Hide the tasks in some states whose last event is old; return how many.
 
@@ -95,11 +99,16 @@ class TaskStateManager(_Tasks):
             states: Which states.
             expires: How old; None hides none.
             moment: What counts as now.
+            limit: Hide so many at most; None hides all in one statement.
         """
         if expires is None:
             return 0
-        old = self.expired(states, expires, moment).filter(hidden=False).order_by()
-        return old.using(router.db_for_write(self.model)).update(hidden=True)
+        alias = router.db_for_write(self.model)
+        old = self.expired(states, expires, moment).filter(hidden=False).order_by().using(alias)
+        if limit is None:
+            return old.update(hidden=True)
+        keys = list(old.values_list("pk", flat=True)[:limit])
+        return self.using(alias).filter(pk__in=keys).update(hidden=True) if keys else 0
 
     def purge(self) -> int:
         """Delete the hidden tasks, in batches that are short transactions; return how many."""

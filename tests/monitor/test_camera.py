@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.events.state import State
-from django.db import DatabaseError, OperationalError
+from django.db import DatabaseError, DataError, OperationalError
 
 from async_cache.monitor import Camera, camera
 from async_cache.monitor.managers import TaskStateManager
@@ -98,15 +98,21 @@ def test_a_task_from_its_first_event_to_its_last() -> None:
 def test_arguments_where_they_are_asked_for() -> None:
     scene = Scene(result_extended=True)
 
-    @scene.app.task(name="shop.pay", redact=lambda args, kwargs: ((), {}))
+    @scene.app.task(name="shop.pay", shared=False, redact=lambda args, kwargs: ((), {}))
     def pay() -> None: ...
 
-    for name in ("shop.add", "shop.pay"):
+    @scene.app.task(name="shop.add", shared=False)
+    def add() -> None: ...
+
+    # Whether a task that is not known here redacts its arguments, nobody can tell.
+    for name in ("shop.add", "shop.pay", "foreign.task"):
         given = {"name": name, "args": "(1, 'x')", "kwargs": "{'a': 2}"}
         scene.task(time.time(), "received", "succeeded", result="3", **given)
     scene.shoot()
     told = {r.name: (r.args, r.kwargs, r.result) for r in TaskState.objects.all()}
-    assert told == {"shop.add": ("(1, 'x')", "{'a': 2}", "3"), "shop.pay": (None, None, None)}
+    nothing = (None, None, None)
+    assert told.pop("shop.add") == ("(1, 'x')", "{'a': 2}", "3")
+    assert told == {"shop.pay": nothing, "foreign.task": nothing}
 
 
 @pytest.mark.usefixtures("_rows")
@@ -229,15 +235,101 @@ def test_old_tasks_go_by_their_state(settings: Any) -> None:
 @on_sqlite
 def test_odd_events_break_nothing() -> None:
     scene = Scene(result_extended=True)
+
+    @scene.app.task(name="x" * 200, shared=False)
+    def known() -> None: ...
+
     scene.task(
-        time.time(), "received", name="x" * 900, args="a\x00b", eta="soon", expires="2020-13"
+        time.time(), "received", name="x" * 200, args="a\x00b", eta="soon", expires="2020-13"
     )
+    scene.task(time.time(), "received", name="y" * 900, retries="many")
+    scene.task(time.time(), "received", uuid="z" * 300)
     scene.task(time.time(), "sent", eta="2026-01-02T03:04:05", expires="2026-01-02T03:04:05+02:00")
     scene.shoot()
     assert {(row.args, row.eta is None) for row in TaskState.objects.all()} == {
         ("ab", True),
         (None, False),
     }
+
+
+@pytest.mark.usefixtures("_rows")
+def test_a_camera_that_starts_anew_keeps_what_it_has_not_heard() -> None:
+    before, at = Scene(), time.time()
+    task_id = before.task(at, "received", "started", name="shop.add", retries=2, eta="2026-01-02")
+    ended = before.task(at, "received", "succeeded", name="shop.add", runtime=0.5)
+    before.shoot()
+    after = Scene()
+    after.task(at + 5, "succeeded", uuid=task_id, runtime=0.25)
+    # What was on its way longer than a newer event.
+    after.task(at - 5, "started", uuid=ended)
+    after.shoot()
+    row = TaskState.objects.get(task_id=task_id)
+    assert (row.state, row.name, row.retries, row.runtime) == ("SUCCESS", "shop.add", 2, 0.25)
+    assert row.eta is not None
+    row = TaskState.objects.get(task_id=ended)
+    assert (row.state, row.runtime, row.tstamp) == ("SUCCESS", 0.5, from_timestamp(at + 1))
+
+
+@pytest.mark.usefixtures("_rows")
+def test_an_end_counts_though_the_clocks_of_hosts_differ() -> None:
+    at = time.time()
+    for again in (False, True):
+        scene = Scene()
+        task_id = scene.task(at + 60, "sent", name="shop.add")
+        scene.shoot()
+        scene = Scene() if again else scene
+        scene.task(at, "received", "started", "succeeded", uuid=task_id, name="shop.add")
+        scene.shoot()
+        assert TaskState.objects.get(task_id=task_id).state == "SUCCESS"
+
+
+@pytest.mark.usefixtures("_rows")
+def test_a_task_that_the_database_refuses_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene()
+    bad = scene.task(time.time(), "received", "succeeded")
+    good = scene.task(time.time(), "received", "succeeded")
+    write: Any = TaskStateManager.store
+
+    def store(self: Any, rows: Any) -> None:
+        if any(row.task_id == bad for row in rows):
+            raise DataError("refused")
+        write(self, rows)
+
+    monkeypatch.setattr(TaskStateManager, "store", store)
+    scene.shoot()
+    assert TaskState.objects.get().task_id == good
+    assert "cannot be kept: DataError" in caplog.text
+    assert not scene.camera._waiting
+
+
+@on_sqlite
+def test_a_worker_whose_row_was_deleted_is_written_again() -> None:
+    scene = Scene()
+    with freeze() as clock:
+        scene.task(clock.now(), "received", "succeeded")
+        scene.shoot()
+        WorkerState.objects.all().delete()
+        late = scene.task(clock.now(), "received", "succeeded")
+        scene.shoot()
+        clock.advance(camera.TRY_SECONDS)
+        scene.shoot()
+    row = TaskState.objects.get(task_id=late)
+    assert row.worker is not None
+    assert row.worker.hostname == "one@host"
+
+
+@on_sqlite
+def test_old_tasks_go_in_parts_and_snapshots_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "PURGE_BATCH", 10)
+    scene = Scene()
+    old = now() - timedelta(days=9)
+    rows = [TaskState(task_id=f"old-{n}", state="SUCCESS", tstamp=old) for n in range(35)]
+    TaskState.objects.store(rows)
+    new = scene.task(time.time(), "received", "succeeded")
+    scene.camera.on_cleanup()
+    assert TaskState.objects.get().task_id == new
 
 
 @pytest.fixture

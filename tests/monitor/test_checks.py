@@ -1,0 +1,24 @@
+"""What ``manage.py check`` says about the monitor's settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.management import SystemCheckError, call_command
+
+from async_cache.monitor.checks import check_section
+
+
+def test_bad_settings_are_named(settings: Any) -> None:
+    settings.ASYNC_CACHE = {"MONITOR": {"FLUSCH": 1, "PROCESSES": 0, "CACHE": "nowhere"}}
+    found = {message.id: message.msg for message in check_section()}
+    assert set(found) == {"async_cache_monitor.E001", "async_cache_monitor.E002"}
+    assert '"nowhere", which is not in CACHES' in found["async_cache_monitor.E002"]
+    with pytest.raises(SystemCheckError, match=r'(?s)"FLUSCH".*\["PROCESSES"\]'):
+        call_command("check", "--tag", "async_cache")
+
+
+def test_good_settings_pass(settings: Any) -> None:
+    settings.ASYNC_CACHE = {"MONITOR": {"FLUSH": 1, "KEEP_FAILED": None, "CACHE": "default"}}
+    assert check_section() == []
