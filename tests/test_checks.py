@@ -151,6 +151,18 @@ class TestSetting:
         assert attribute in found
         assert f"Did you mean {meant!r}?" in found
 
+    @pytest.mark.parametrize(
+        "given", [{"refresh_every": 5}, {"refresh_schedule": "* * * * *"}, {"keep_warm": 5}]
+    )
+    def test_a_schedule_that_nothing_acts_on(
+        self, jobs: Callable[..., type[Any]], given: dict[str, Any]
+    ) -> None:
+        jobs("tests.app.jobs.Rates", ttl=60, fetch=len, **given)
+        assert not of("W015")
+        with modify_settings(INSTALLED_APPS={"remove": "async_cache.schedules"}):
+            (name,) = given
+            assert f"tests.app.jobs.Rates sets {name}, and" in one("W015")
+
     def test_section_of_an_app_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # The app of the tests' own settings has registered its section.
         monkeypatch.setattr(conf, "_sections", conf._sections - {"SCHEDULES"})

@@ -31,6 +31,7 @@ W011  ttl + grace exceed ``MAX_LIFETIME``
 W012  workers may not import a job's module
 W013  django-redis hides outages: ``IGNORE_EXCEPTIONS``
 W014  an attribute of a job looks like a misspelled option
+W015  a job has a schedule or ``keep_warm``, and ``async_cache.schedules`` is not installed
 I001  Celery runs tasks eagerly
 W101  (deploy) ``SECRET_KEY`` is weak
 W102  (deploy) a cache backend unpickles what it reads

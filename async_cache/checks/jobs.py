@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from django.apps import AppConfig, apps
 from django.core import checks
@@ -17,6 +17,9 @@ from async_cache.serializers import get_serializer
 from async_cache.validators import suggest
 
 __all__ = ["check_jobs"]
+
+_SCHEDULES: Final = "async_cache.schedules"
+_SCHEDULED: Final = ("refresh_every", "refresh_schedule", "keep_warm")
 
 
 def check_jobs(
@@ -31,7 +34,28 @@ def check_jobs(
         *_check_attributes(jobs),
         *_check_modules(jobs),
         *_check_serializers(jobs),
+        *_check_schedules(jobs),
     ]
+
+
+def _check_schedules(jobs: Mapping[str, type]) -> list[checks.CheckMessage]:
+    if apps.is_installed(_SCHEDULES):
+        return []
+    settings = current_or_partial()
+    found: list[checks.CheckMessage] = []
+    for name in sorted({*jobs, *settings.jobs}):
+        given = {**_declared(jobs.get(name)), **settings.jobs.get(name, {})}
+        named = [option for option in _SCHEDULED if given.get(option) is not None]
+        if named:
+            message = f"{name} sets {' and '.join(named)}, and nothing acts on that."
+            hint = f'Add "{_SCHEDULES}" to INSTALLED_APPS.'
+            found.append(checks.Warning(message, hint=hint, id="async_cache.W015"))
+    return found
+
+
+def _declared(job: type | None) -> Mapping[str, Any]:
+    """Return what a class says about its schedule, inherited or not."""
+    return {option: getattr(job, option, None) for option in _SCHEDULED}
 
 
 def _check_attributes(jobs: Mapping[str, type]) -> list[checks.CheckMessage]:

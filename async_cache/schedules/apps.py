@@ -24,6 +24,7 @@ class SchedulesConfig(AppConfig):
     def ready(self) -> None:
         """Register the settings and subcommands; warm what jobs ask to be kept warm."""
         SECTION.register()
+        import_module("async_cache.schedules.checks").register()
         rota.watch(warming.start)
         management = import_module("async_cache.schedules.management.subcommands")
         for subcommand in management.SUBCOMMANDS:

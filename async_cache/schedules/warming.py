@@ -2,7 +2,8 @@
 
 A job with ``keep_warm`` notes in memory when each of its calls was last read. A thread looks at
 those notes every second: a call that turns stale soon is read once, since another process may have
-had it refreshed, and else asked for. Who is not read for ``keep_warm`` is left alone.
+had it refreshed, and else asked for. A call that was a miss is looked up until its value is there.
+Who is not read for ``keep_warm`` is left alone.
 """
 
 from __future__ import annotations
@@ -46,8 +47,19 @@ def lead(fresh_seconds: float, fetch_seconds: float) -> float:
 
 
 def turn() -> int:
-    """Ask for the refreshes that are due now; return how many are on their way."""
-    return sum(_warm(runtime) for runtime in rota.runtimes())
+    """Ask for the refreshes that are due now; return how many are on their way.
+
+    What one job's cache or code does to it does not keep the others from being warmed.
+    """
+    asked = 0
+    for runtime in rota.runtimes():
+        try:
+            asked += _warm(runtime)
+        except StoreUnavailable:
+            continue  # announced by the store
+        except Exception as error:  # noqa: BLE001 - a job's own code must not end the thread
+            logger.error("Keeping %s warm failed: %s.", runtime.name, error_name(error))
+    return asked
 
 
 def _warm(runtime: Runtime) -> int:
@@ -61,9 +73,10 @@ def _warm(runtime: Runtime) -> int:
         requests: list[RefreshRequest] = []
         for address, raws in zip(chunk, found, strict=True):
             judged = judge(runtime, address, raws)
-            address.seen = None if judged is None else judged[0]
             if judged is None:
-                continue  # nothing to keep: the next read fetches
+                _note_nothing(runtime, address, now)
+                continue
+            address.seen = judged[0]
             if judged[2] is Decision.FRESH and not _is_near(address, now):
                 continue  # another process had it refreshed
             request = wish(runtime, address, judged[0].entry_id, raws)
@@ -73,10 +86,17 @@ def _warm(runtime: Runtime) -> int:
     return asked
 
 
+def _note_nothing(runtime: Runtime, address: Address, now: float) -> None:
+    """Leave a call alone that has no value, unless the fetch of its last read may still run."""
+    address.seen = None
+    if now - address.read_at > runtime.policy.fetch_timeout:
+        address.read_at = 0.0  # the next read fetches, and notes itself
+
+
 def _is_near(address: Address, now: float) -> bool:
     header = address.seen
     if header is None:
-        return False
+        return True  # not known: it was a miss
     fresh = header.fresh_until - header.fetch_started
     return header.fresh_until - now <= lead(fresh, header.fetch_seconds)
 
@@ -87,10 +107,6 @@ def _run() -> None:
         never.wait(INTERVAL)
         try:
             turn()
-        except StoreUnavailable:
-            continue  # announced by the store
-        except Exception as error:  # noqa: BLE001 - a job's own code must not end the thread
-            logger.error("Keeping values warm failed: %s.", error_name(error))
         finally:
             threads.close_connections()
 

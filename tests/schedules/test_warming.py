@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from async_cache import AsyncCacheJob, guards, publisher, rota
+from async_cache import AsyncCacheJob, guards, publisher, rota, targets
+from async_cache.keys import Call
 from async_cache.schedules import warming
 from async_cache.schedules.warming import lead, turn
 from async_cache.testing import freeze
@@ -110,6 +112,79 @@ def test_an_invalidated_value_is_refreshed_when_its_turn_comes() -> None:
         assert turn() == 1
         shelf().run_all()
         assert job.peek("x") == "x fetched"
+
+
+def test_a_first_read_that_had_to_fetch_counts_too() -> None:
+    job = Warm()
+    with freeze() as clock:
+        assert job.get("x") == "x fetched"  # a miss
+        assert turn() == 0
+        clock.advance(56)
+        assert turn() == 1
+        shelf().run_all()
+
+
+def test_a_miss_is_not_looked_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Warm()
+    runtime = job._runtime
+    monkeypatch.setattr(rota, "runtimes", lambda: [runtime])
+    looked: list[bool] = []
+    with freeze() as clock:
+        job.get("gone")
+        job.delete("gone")
+        address = runtime.address(("gone",), {})
+        for _ in range(4):
+            clock.advance(12)  # a fetch may take 30
+            looked.append(address in runtime.read_since(clock.now() - 600))
+            turn()
+    assert looked == [True, True, True, False]
+
+
+def test_coroutines_read_too() -> None:
+    job = Warm()
+    with freeze() as clock:
+        job.set("old", "one")
+        job.set("old", "many")
+        asyncio.run(job.aget("one"))
+        asyncio.run(job.aget_many([("many",)]))
+        clock.advance(56)
+        assert turn() == 2
+        shelf().run_all()
+
+
+def test_what_a_full_map_has_dropped_is_still_warmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "MAX_ADDRESSES", 8)
+    job = Warm()
+    with freeze() as clock:
+        job.set("old", "read")
+        for n in range(9):  # as the messages of a worker: known by digest only
+            job._runtime.address_of(Call((f"other {n}",)), ())
+        assert job.get("read") == "old"
+        clock.advance(56)
+        assert turn() == 1
+        shelf().run_all()
+
+
+def test_one_job_that_fails_does_not_keep_the_others_cold(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Bad(Warm):
+        def tags(self, name: str) -> Any:
+            return ()
+
+    bad, job = Bad(), Warm()
+    with freeze() as clock:
+        for one in (bad, job):
+            one.set("old", "x")
+            one.get("x")
+        clock.advance(56)
+        kept = {bad._runtime: 0, job._runtime: 1}
+        monkeypatch.setattr(rota, "runtimes", lambda: list(kept))
+        monkeypatch.setattr(bad._runtime, "read_since", lambda moment: 1 / 0)
+        assert turn() == 1
+        shelf().run_all()
+    assert "Keeping" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_many_at_once_and_by_each_way_of_reading() -> None:

@@ -23,16 +23,15 @@ class DatabaseConfig(AppConfig):
         """Load the proxies.
 
         Raises:
-            ConfigurationError: django-celery-beat is missing, or its app or ours is not installed.
+            ConfigurationError: django-celery-beat is missing, or is not in ``INSTALLED_APPS``.
         """
-        needed = ("django_celery_beat", "async_cache.schedules")
-        missing = [name for name in needed if not _is_installed(name)]
-        if util.find_spec("django_celery_beat") is None or missing:
+        # The registry is not ready yet; which apps there are is known.
+        installed = any(one.name == "django_celery_beat" for one in apps.app_configs.values())
+        if not installed or util.find_spec("django_celery_beat") is None:
             raise ConfigurationError(
                 f"{self.name} needs django-celery-beat. Run `pip install "
                 '"django-async-cache[schedules]"`, and put "django_celery_beat" and '
-                f'"async_cache.schedules" before it in INSTALLED_APPS (missing: '
-                f"{', '.join(missing) or 'none'})."
+                '"async_cache.schedules" before it in INSTALLED_APPS.'
             )
         super().import_models()
 
@@ -40,8 +39,3 @@ class DatabaseConfig(AppConfig):
         """Tell beat of changes, and let a tick know the schedule of its row."""
         import_module("async_cache.schedules.database.changes").connect()
         sources.look_in(import_module("async_cache.schedules.database.rows").find_schedule)
-
-
-def _is_installed(name: str) -> bool:
-    # The registry is not ready yet, and the apps are known.
-    return any(config.name == name for config in apps.app_configs.values())

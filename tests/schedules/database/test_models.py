@@ -336,4 +336,4 @@ def test_the_app_alone_says_what_it_needs() -> None:
         check=False,
     )
     assert "ConfigurationError" in done.stderr
-    assert "missing: django_celery_beat, async_cache.schedules" in done.stderr
+    assert "django-async-cache[schedules]" in done.stderr
