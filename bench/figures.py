@@ -15,7 +15,8 @@ class Figure:
     Attributes:
         name: What was measured.
         value: The number.
-        unit: ``"x"`` for a ratio, ``"us"``, ``"ms"``, ``"MB"``, ``"/s"``, or ``""`` for a count.
+        unit: ``"x"`` for a ratio, ``"us"``, ``"ms"``, ``"MB"``, ``"/s"``, ``"%"``, or ``""`` for a
+            count.
         target: What it may be at most; None where nothing is promised.
         least: What it must be at least, of a figure that is to be large.
     """

@@ -51,6 +51,8 @@ def measured(name: str, rounds: int, size: int = 0) -> Report:
             return _report(name, *imports(rounds, directory))
         os.environ["BENCH_DIRECTORY"] = directory
         try:
+            if kind == "camera" and argument == "PostgreSQL":
+                os.environ["BENCH_POSTGRES_URL"] = stack.enter_context(PostgresServer(*ON_DISK)).url
             if kind == "results" and argument not in WITHOUT_POSTGRES:
                 options = ON_DISK if argument in DURABLE else ()
                 server = PostgresServer("shared_buffers=128MB", *options)
@@ -66,6 +68,8 @@ def measured(name: str, rounds: int, size: int = 0) -> Report:
             return Report(name, problem=f"not measured: {error}")
         if kind == "results":
             return _of_results(name, argument, rounds, size)
+        if kind == "camera":
+            return _of_camera(name, size)
         return _of_django(name, kind, argument, rounds)
 
 
@@ -94,14 +98,29 @@ def _of_results(name: str, argument: str, rounds: int, size: int) -> Report:
             return _report(name, *joins.joins(rounds))
 
 
+def _of_camera(name: str, size: int) -> Report:
+    os.environ["DJANGO_SETTINGS_MODULE"] = "bench.monitor.settings"
+    import django
+    from django.core.management import call_command
+
+    django.setup()
+    call_command("migrate", verbosity=0)
+    from bench.monitor.camera import camera
+
+    return _report(name, *camera(size))
+
+
 def _of_django(name: str, kind: str, argument: str, rounds: int) -> Report:
     os.environ["DJANGO_SETTINGS_MODULE"] = "bench.settings"
     import django
 
     django.setup()
     from bench import scenes
+    from bench.monitor.tally import tally
 
     match kind:
+        case "counting":
+            return _report(name, *tally(rounds))
         case "hit":
             return _report(name, *scenes.hit(rounds, argument))
         case "backend":

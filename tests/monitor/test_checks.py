@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.core.management import SystemCheckError, call_command
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
 
 from async_cache.monitor.checks import check_section
 
@@ -15,7 +16,7 @@ def test_bad_settings_are_named(settings: Any) -> None:
     found = {message.id: message.msg for message in check_section()}
     assert set(found) == {"async_cache_monitor.E001", "async_cache_monitor.E002"}
     assert '"nowhere", which is not in CACHES' in found["async_cache_monitor.E002"]
-    with pytest.raises(SystemCheckError, match=r'(?s)"FLUSCH".*\["PROCESSES"\]'):
+    with pytest.raises(SystemCheckError, match=r"(?s)'FLUSCH'.*PROCESSES"):
         call_command("check", "--tag", "async_cache")
 
 

@@ -1,0 +1,1 @@
+"""What watching costs: counting on the hit path, and the camera."""
