@@ -85,7 +85,7 @@ def test_a_refresh_is_leased_under_the_reader_s_keys(settings: Any, redis_url: s
         signals.refresh_committed.connect(note)
         try:
             assert Report().get("sales") == "Ada's sales"
-            assert committed.wait(10)
+            assert committed.wait(30)
         finally:
             signals.refresh_committed.disconnect(note)
         assert Report().explain("sales").refresh is None
