@@ -28,6 +28,7 @@ class MonitorConfig(AppConfig):
         checks.register()
         counting.connect()
         tallies.watch(sharing.start)
+        sharing.flush_at_end()
         management = import_module("async_cache.monitor.management.subcommands")
         for subcommand in management.SUBCOMMANDS:
             register_subcommand(subcommand)

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import random
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ from typing import Any, Final
 
 from async_cache import clock, conf, threads
 from async_cache.exceptions import StoreUnavailable
-from async_cache.monitor.conf import get_monitor_settings
+from async_cache.monitor.conf import SECTION, get_monitor_settings
 from async_cache.monitor.counting import collect
 from async_cache.monitor.statistics import Counts
+from async_cache.signals import error_name
 from async_cache.stores.base import Store
 from async_cache.stores.registry import get_store
 
-__all__ = ["Slot", "flush", "read_slots", "start"]
+__all__ = ["Slot", "flush", "flush_at_end", "read_slots", "start"]
 
 logger = logging.getLogger("async_cache")
 
@@ -195,9 +197,11 @@ def _try_flush() -> None:
 def _run() -> None:
     never = threading.Event()
     while True:
-        never.wait(get_monitor_settings().flush)
+        never.wait(SECTION.current_or_partial().flush)
         try:
             _try_flush()
+        except Exception as error:  # noqa: BLE001 - told; nobody would start this thread again
+            logger.error("The statistics were not shared: %s.", error_name(error))
         finally:
             threads.close_connections()
 
@@ -217,5 +221,19 @@ def _start_anew() -> None:
         start()
 
 
+def _end_of_child(**_: object) -> None:
+    if _thread is not None:
+        _try_flush()
+
+
+def flush_at_end() -> None:
+    """Have what this process has counted written when it ends."""
+    atexit.register(_try_flush)
+    # The processes of a worker's pool run nothing at exit. Only a worker needs this, and it has
+    # imported Celery by now.
+    celery = sys.modules.get("celery.signals")
+    if celery is not None:
+        celery.worker_process_shutdown.connect(_end_of_child, weak=False, dispatch_uid=__name__)
+
+
 threads.after_fork(_start_anew)
-atexit.register(_try_flush)

@@ -1,4 +1,4 @@
-"""Tasks that the tests of the monitor have a real worker run."""
+"""Tasks, and a job, that the tests of the monitor have a real worker run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ import threading
 
 from celery import shared_task
 
-__all__ = ["linger"]
+from async_cache import AsyncCacheJob
+
+__all__ = ["Doubles", "linger"]
+
+
+class Doubles(AsyncCacheJob[int]):
+    """Numbers, doubled."""
+
+    ttl = 60
+
+    def fetch(self, n: int) -> int:
+        """Return twice as much."""
+        return 2 * n
 
 
 @shared_task(name="tests.monitor.linger")

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from typing import Any
 
@@ -22,7 +22,10 @@ from async_cache.monitor.sharing import Sharer, Slot, read_slots
 from async_cache.monitor.statistics import MAX_REASONS, SUMS, Counts
 from async_cache.stores.registry import reset_stores
 from async_cache.testing import freeze
+from tests.dispatchers.support import eventually
 from tests.jobs.support import Shelf
+from tests.monitor import tasks
+from tests.workers import WorkerProcess
 
 
 class Halves(AsyncCacheJob[float]):
@@ -222,6 +225,43 @@ def test_the_first_job_starts_the_sharing(settings: Any) -> None:
     finally:
         os.killpg(pid, 9)
         os.waitpid(pid, 0)
+
+
+@pytest.mark.integration
+@pytest.mark.django_db(transaction=True)
+def test_the_processes_of_a_worker_share_their_last_counts(
+    settings: Any, celery_worker_process: Callable[..., WorkerProcess]
+) -> None:
+    settings.ASYNC_CACHE = {
+        "CACHE": "redis",
+        "JOB_MODULES": ["tests.monitor.tasks"],
+        "MONITOR": {"FLUSH": 3_600},
+    }
+    process = celery_worker_process()
+    job = tasks.Doubles()
+    job.refresh_later(21)
+    eventually(lambda: job.peek(21) == 42, 60)
+    name = tasks.Doubles.__module__ + ".Doubles"
+    assert snapshot()[name].committed == 0
+    process.stop()
+    assert snapshot()[name].committed == 1
+
+
+def test_sharing_goes_on_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, settings: Any
+) -> None:
+    settings.ASYNC_CACHE = {"CACHE": "redis", "MONITOR": {"FLUSH": 0.01}}
+    came: list[int] = []
+
+    def flush() -> None:
+        came.append(1)
+        raise RuntimeError("secret") if len(came) < 3 else SystemExit
+
+    monkeypatch.setattr(sharing, "flush", flush)
+    with pytest.raises(SystemExit):
+        sharing._run()
+    assert caplog.text.count("The statistics were not shared: ") == 2
+    assert "secret" not in caplog.text
 
 
 def test_the_twin_for_event_loops() -> None:
