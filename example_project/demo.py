@@ -69,6 +69,7 @@ What to look at:
   {stage.url}/live/          the state of every read, as it changes
   {stage.url}/countries/NZ/  a list from the database, cached
   {stage.url}/board/         an async view
+  {stage.url}/warm/          values that the clock keeps fresh
   {stage.url}/groups/        a group of calls in the worker, filling as they end
   {stage.url}/admin/         their rows: user demo, password {stage.password}
 

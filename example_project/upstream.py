@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,12 +35,13 @@ class BadControl(ValueError):
 
 @dataclass
 class Behaviour:
-    """How the service answers, and how often it was asked for weather."""
+    """How the service answers, and how often it was asked for weather, and for which codes."""
 
     delay: float = 3.0
     failing: bool = False
     requests: int = 0
     readings: int = 0
+    asked: dict[str, int] = field(default_factory=dict)
 
 
 class Station:
@@ -80,6 +81,9 @@ class Station:
         """Take a reading for each code, slowly. None when the service is told to fail."""
         with self._lock:
             self._behaviour.requests += 1
+            asked, name = self._behaviour.asked, ",".join(codes)
+            if name in asked or len(asked) < MAX_CODES:
+                asked[name] = asked.get(name, 0) + 1
             first = self._behaviour.readings + 1
             self._behaviour.readings += len(codes)
             delay = self._behaviour.delay

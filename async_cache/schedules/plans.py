@@ -123,11 +123,11 @@ def plan_of(
     try:
         instance = job()
         every = instance._runtime.refresh_every
-    except AsyncCacheError:
-        raise
     except Exception as error:
         if not wanted:
-            return None
+            return None  # one for a model, or for arguments that others give
+        if isinstance(error, AsyncCacheError):
+            raise
         raise ConfigurationError(
             f"{name} has a schedule, and cannot be made without arguments: "
             f"{type(error).__qualname__}. Give its constructor defaults, or subclass it."

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import group_views, views
+from . import group_views, views, warm_views
 
 app_name = "airports"
 urlpatterns = [
@@ -13,6 +13,8 @@ urlpatterns = [
     path("airports/<str:code>/", views.airport, name="airport"),
     path("board/", views.board, name="board"),
     path("report/", views.report, name="report"),
+    path("warm/", warm_views.warm, name="warm"),
+    path("warm.json", warm_views.warm_json, name="warm_json"),
     path("live/", views.live, name="live"),
     path("live.json", views.live_json, name="live_json"),
     path("groups/", group_views.group, name="groups"),

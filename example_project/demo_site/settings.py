@@ -37,6 +37,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "async_cache",
     "async_cache.results",
+    "async_cache.schedules",
     "airports",
 ]
 

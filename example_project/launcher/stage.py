@@ -55,8 +55,8 @@ def running_stage(
     """Start everything for the length of the block, then stop all of it.
 
     Services stop in the reverse order of their start: first the web server, which no longer asks
-    for refreshes; then the weather service, so that a fetch in its middle ends; then the worker,
-    which still has a broker to say goodbye to; the cache last.
+    for refreshes; then the weather service, so that a fetch in its middle ends; then Celery beat
+    and the worker, which still has a broker to say goodbye to; the cache last.
     """
     valkey = find_valkey()
     backing = choose(os.environ, forced, valkey)
@@ -81,7 +81,7 @@ def running_stage(
                     environment["DEMO_PASSWORD"],
                 )
                 _prepare(supervisor, environment, say)
-                say("starting worker, weather service and web server")
+                say("starting worker, beat, weather service and web server")
                 _start(supervisor, environment, web, upstream, delay)
                 # From here on only the services hold the sockets: one that ends closes its port.
                 web.close()
@@ -110,6 +110,7 @@ def _start(
 ) -> None:
     """Start the services of the project, in the reverse order of their stopping."""
     supervisor.start("worker", worker_command(), environment, patience=8, cwd=PROJECT)
+    supervisor.start("beat", beat_command(environment), environment, patience=3, cwd=PROJECT)
     fd = upstream.fileno()
     command = [sys.executable, "upstream.py", f"--fd={fd}", f"--delay={delay:g}"]
     supervisor.start(
@@ -144,6 +145,14 @@ def worker_command() -> list[str]:
         *(sys.executable, "-m", "celery", "-A", "demo_site", "worker"),
         *("-Q", QUEUES, "--concurrency=2", "--loglevel=INFO"),
         *("--without-gossip", "--without-mingle"),
+    ]
+
+
+def beat_command(environment: Mapping[str, str]) -> list[str]:
+    """Return the command line of Celery beat; what it notes lies in the run's directory."""
+    return [
+        *(sys.executable, "-m", "celery", "-A", "demo_site", "beat", "--loglevel=INFO"),
+        *("--pidfile", "", "--schedule", str(Path(environment["DEMO_DIR"]) / "beat-schedule")),
     ]
 
 

@@ -14,7 +14,7 @@ from celery.schedules import crontab
 from django.core.management import CommandError
 from django.utils import translation
 
-from async_cache import publisher
+from async_cache import QuerySetFilterJob, QuerySetGetJob, publisher
 from async_cache.exceptions import ConfigurationError, UnknownJob
 from async_cache.jobs import registry
 from async_cache.schedules import all_plans, beat_schedule
@@ -112,6 +112,14 @@ class TestPlans:
             all_plans()
         make(__init__=init)
         assert all_plans() == []
+
+    def test_jobs_that_need_a_model_have_none(
+        self, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for kind in (QuerySetGetJob, QuerySetFilterJob):
+            registry.register(kind.registered_name, kind)
+        make(refresh_every=5)
+        assert [plan.job for plan in all_plans()] == [NAME]
 
     def test_an_unknown_job(self) -> None:
         with pytest.raises(UnknownJob):
@@ -254,7 +262,7 @@ class TestStatic:
         assert schedule("--write", "static") == path.read_text().strip()
 
     def test_a_crontab_of_sets(self, make: Callable[..., Any], tmp_path: Path) -> None:
-        declared = crontab(minute={30, 0}, hour=[4, 3], day_of_week="mon,tue")
+        declared = crontab(minute=[30, 0], hour=[4, 3], day_of_week="mon,tue")
         make(refresh_schedule=declared, fetch=lambda self: 1)
         assert all_plans()[0].described == "0,30 3,4 * * mon,tue"
         path = tmp_path / "beat.py"

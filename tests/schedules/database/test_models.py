@@ -99,7 +99,7 @@ class TestSchedules:
             IntervalSchedule.from_schedule(schedules.schedule(timedelta(0)))
 
     def test_a_crontab(self) -> None:
-        given = schedules.crontab(minute={30, 0}, hour=3)
+        given = schedules.crontab(minute=[30, 0], hour=3)
         made = CrontabSchedule.from_schedule(given)
         assert made.pk is None
         made.save()

@@ -63,7 +63,7 @@ def test_the_rows_say_what_the_jobs_declare(
 ) -> None:
     settings.ASYNC_CACHE = {"SCHEDULES": {"QUEUE": "slow"}}
     make(refresh_every=300, refresh_calls=[("EUR",)])
-    make("Nightly", refresh_schedule=crontab(minute=0, hour={3, 4}), fetch=lambda self: 1)
+    make("Nightly", refresh_schedule=crontab(minute=0, hour=[3, 4]), fetch=lambda self: 1)
     made = [f"{ROW}  every 300 s", f"async_cache: {__name__}.Nightly  0 3,4 * * *"]
     assert sorted(write("--dry-run")) == sorted(f"would be created: {one}" for one in made)
     assert not rows()
@@ -81,7 +81,7 @@ def test_again_changes_nothing_and_says_so(make: Callable[..., Any], using: str)
     make(refresh_every=300, refresh_calls=[("EUR",)])
     make("Same", refresh_every=300, refresh_calls=[("EUR",)])
     make("Half", refresh_every=0.5, refresh_calls=[("EUR",)])
-    make("Nightly", refresh_schedule=crontab(minute=0, hour={3, 4}), fetch=lambda self: 1)
+    make("Nightly", refresh_schedule=crontab(minute=0, hour=[3, 4]), fetch=lambda self: 1)
     assert len(write()) == 4
     assert beat.IntervalSchedule.objects.count() == 2
     before = PeriodicTasks.last_change()
