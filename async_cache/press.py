@@ -34,7 +34,10 @@ MESSAGE_LIFE: Final = 3600.0
 that a slow queue still makes progress."""
 
 LOST_GUARD: Final = 1.0
-"""Seconds after which a read asks again, when another held the lease."""
+"""Seconds after which a read asks again, when another's message waited for a worker."""
+
+FETCHING_GUARD: Final = 0.5
+"""Seconds after which a read asks again, when another was fetching: it may have been killed."""
 
 
 class Receipt(Protocol):
@@ -262,15 +265,19 @@ def _refresh(group: Sequence[Wish], task_id: UUID) -> Refresh:
 
 
 def _note_won(wish: Wish, claimed: Claimed) -> None:
-    seconds = queued_seconds(wish.request.runtime.queued_grace, claimed.attempts)
-    guards.extend(wish.request.address.entry, seconds)
+    runtime = wish.request.runtime
+    seconds = queued_seconds(runtime.queued_grace, claimed.attempts)
+    # A worker may begin at once and be killed: reads notice it soon after the end of its lease.
+    guards.extend(wish.request.address.entry, min(seconds, runtime.policy.lease))
     if claimed.attempts:
         _tell(signals.refresh_unanswered, wish, attempts=claimed.attempts)
 
 
 def _note_lost(wish: Wish, claimed: Claimed) -> None:
     if not claimed.full:
-        guards.shorten(wish.request.address.entry, LOST_GUARD)
+        fetching = claimed.holder is not None and claimed.holder.phase is Phase.FETCHING
+        seconds = FETCHING_GUARD if fetching else LOST_GUARD
+        guards.shorten(wish.request.address.entry, seconds)
         _tell(signals.refresh_coalesced, wish)
     if wish.receipt is not None:
         wish.receipt.settle(False, claimed.holder.token if claimed.holder else b"")

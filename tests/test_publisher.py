@@ -292,6 +292,7 @@ def test_an_unanswered_dispatch_is_announced_and_guarded_for_longer(
         claim = Claim("lease:a", uuid4().bytes, Phase.QUEUED, 0.02, "trace:a", 100)
         assert runtime.store.claim([claim])[0].won
         eventually(lambda: runtime.lease("a") is None)
+    runtime.policy = runtime.policy._replace(lease=100.0)  # the guard never outlasts a lease
     now = time.monotonic()
     monkeypatch.setattr(clock, "monotonic", lambda: now)
     with heard(signals.refresh_unanswered) as events:
