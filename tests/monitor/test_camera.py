@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -330,6 +331,24 @@ def test_old_tasks_go_in_parts_and_snapshots_go_on(monkeypatch: pytest.MonkeyPat
     new = scene.task(time.time(), "received", "succeeded")
     scene.camera.on_cleanup()
     assert TaskState.objects.get().task_id == new
+
+
+@on_sqlite
+def test_the_last_snapshot_is_written_when_the_camera_is_asked_to_end() -> None:
+    scene = Scene()
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    scene.camera.freq = 3_600.0
+    try:
+        scene.camera.install()
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        scene.camera.capture()
+        last = scene.task(time.time(), "received", "succeeded")
+        scene.camera.cancel()
+        scene.camera.timer.stop()
+    assert TaskState.objects.get().task_id == last
 
 
 @pytest.fixture
