@@ -58,6 +58,7 @@ _FIXED: Final = Struct("<3sBBBHI8sdddd")
 _KEY_ID_AT: Final = MAC_SIZE + len(_FORMAT)
 _BODY_AT: Final = MAC_SIZE + _FIXED.size
 _MAX_STAMPS: Final = 0xFFFF
+_META: Final = {str, type(None)}
 
 
 class Missing(Enum):
@@ -87,7 +88,8 @@ class Status(Enum):
 class Header(NamedTuple):
     """What an entry says about its payload. Times are wall-clock seconds.
 
-    Make one with `new_header`.
+    Make one with `new_header`. What ``meta`` holds is decoded when it is asked for, and raises
+    `EntryRejected` where that cannot be.
 
     Attributes:
         entry_id: `ENTRY_ID_SIZE` random bytes.
@@ -135,7 +137,14 @@ class Header(NamedTuple):
 
     def _decoded(self) -> list[str | None]:
         # Decoded on demand: most entries have none, and a hit with intact stamps needs no names.
-        decoded: list[str | None] = json.loads(self.meta) if self.meta else [None, None, None]
+        if not self.meta:
+            return [None, None, None]
+        try:
+            decoded = json.loads(self.meta)
+        except (ValueError, RecursionError) as error:
+            raise EntryRejected("sealed here, but what it says of its value is no JSON") from error
+        if type(decoded) is not list or len(decoded) < 3 or not set(map(type, decoded)) <= _META:
+            raise EntryRejected("sealed here, but it says something else of its value")
         return decoded
 
 

@@ -114,9 +114,9 @@ def _examine_entry(
     address = attempt.address
     try:
         header = runtime.open(address, entry)
+        tags = header.tags
     except EntryRejected:
         return  # replaced by this refresh; a reader has announced it, or never saw it
-    tags = header.tags
     if tags != address.static_tags:
         # The fetch decided these tags from its value: their stamps cost a read of their own.
         address.learn(tags)

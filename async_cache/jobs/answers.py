@@ -120,9 +120,11 @@ def _opened(runtime: Runtime, address: Address, raw: bytes | None) -> Header | N
     if raw is None:
         return None
     try:
-        return open_entry(raw, address.opener)
+        header = open_entry(raw, address.opener)
+        _ = header.tags  # they may be what does not open
     except EntryRejected:
         return None  # as good as none; readers announce it
+    return header
 
 
 def explain(runtime: Runtime, address: Address) -> Steps[Explanation]:
