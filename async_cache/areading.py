@@ -73,7 +73,7 @@ async def aget(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any
         return await _aspecial(runtime, address, other)
     if judged is None:
         note_miss(runtime, address, failed)
-        return await _amiss(runtime, address, raws)
+        return await _amiss(runtime, address, raws, failed=failed)
     note_hit(runtime, address, judged)
     header, value, decision = judged
     if isinstance(value, Answered):
@@ -134,11 +134,13 @@ async def _arenew(runtime: Runtime, address: Address, entry_id: bytes, raws: Raw
         await publisher.asubmit_many([request])
 
 
-async def _amiss(runtime: Runtime, address: Address, raws: Raws = ()) -> Any:
+async def _amiss(
+    runtime: Runtime, address: Address, raws: Raws = (), *, failed: bool = False
+) -> Any:
     if not runtime.fetch_on_miss:
         await _arenew(runtime, address, NO_ENTRY, raws)
         return runtime.job.empty(*address.call.args, **address.call.kwargs)
-    attempt, own = await afly(runtime, address, Purpose.COLD)
+    attempt, own = await afly(runtime, address, Purpose.COLD, failed=failed)
     return answer(runtime, attempt, own=own)
 
 
@@ -176,7 +178,7 @@ async def aget_many(
     sort_out(runtime, plain, found, result)
     await publisher.asubmit_many(result.requests)
     for address in result.cold:
-        works[address.entry] = _amiss(runtime, address)
+        works[address.entry] = _amiss(runtime, address, failed=found is None)
     for address, entry_id, value in result.late:
         works[address.entry] = _alate(runtime, address, entry_id, value)
     # They are shielded from each other: each failure stands in its own place.

@@ -57,13 +57,26 @@ class Answered(Exception):
 
 
 def fly(
-    runtime: Runtime, address: Address, purpose: Purpose, replaces: bytes = NO_ENTRY
+    runtime: Runtime,
+    address: Address,
+    purpose: Purpose,
+    replaces: bytes = NO_ENTRY,
+    *,
+    failed: bool = False,
 ) -> tuple[Attempt, bool]:
-    """Obtain a value, or wait for whoever in this process does; tell whether it is our own."""
+    """Obtain a value, or wait for whoever in this process does; tell whether it is our own.
+
+    Args:
+        runtime: The job.
+        address: The call.
+        purpose: Why a value is wanted.
+        replaces: Id of the entry that was found stale.
+        failed: Whether the cache did not answer the caller's read.
+    """
     deadline = clock.monotonic() + runtime.policy.wait
     while True:
         attempt = Attempt(address, new_token(), replaces)
-        flight, leads = board(runtime, address)
+        flight, leads = board(runtime, address, late=failed)
         if flight is None:
             run(fetch_directly(runtime, [attempt]))
             return attempt, True
@@ -102,13 +115,18 @@ def _lingers(attempt: Attempt | None) -> bool:
 
 
 async def afly(
-    runtime: Runtime, address: Address, purpose: Purpose, replaces: bytes = NO_ENTRY
+    runtime: Runtime,
+    address: Address,
+    purpose: Purpose,
+    replaces: bytes = NO_ENTRY,
+    *,
+    failed: bool = False,
 ) -> tuple[Attempt, bool]:
     """Do what `fly` does without blocking the event loop."""
     deadline = clock.monotonic() + runtime.policy.wait
     while True:
         attempt = Attempt(address, new_token(), replaces)
-        flight, leads = board(runtime, address)
+        flight, leads = board(runtime, address, late=failed)
         if flight is None:
             await arun(fetch_directly(runtime, [attempt]))
             return attempt, True
@@ -148,14 +166,14 @@ async def _alead(
         flights.finish(attempt.address.place, flight, landed, linger=_lingers(landed))
 
 
-def board(runtime: Runtime, address: Address) -> tuple[Flight | None, bool]:
+def board(runtime: Runtime, address: Address, *, late: bool = False) -> tuple[Flight | None, bool]:
     """Join the flight of a key; None where waiting for one could be waiting for oneself."""
     inside = fetching.being_fetched()
     if address.entry in inside:
         raise RecursiveFetch(
             f"{runtime.name}: the fetch asked for its own key. Call fetch() itself, or peek()."
         )
-    flight, leads = flights.join(address.place)
+    flight, leads = flights.join(address.place, late=late)
     if inside and not leads:
         return None, False
     return flight, leads

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from concurrent.futures import Future
 from typing import Any, Final
 
 from async_cache import clock
 
-__all__ = ["MAX_FLIGHTS", "Flight", "abandon", "finish", "join"]
+__all__ = ["MAX_FLIGHTS", "Flight", "abandon", "end_lingering", "finish", "join"]
 
 MAX_FLIGHTS: Final = 10_000
 """Past so many keys in flight, a caller fetches on its own."""
 
-LINGER_SECONDS: Final = 0.05
-"""How long a flight that could store nothing still answers. While the cache is silent, those who
-read a key at the same time come here one after another, as each of them has waited in vain."""
+MAX_LINGERING: Final = 100
+"""Answers that linger; they hold values."""
+
+LINGER_SECONDS: Final = 0.25
+"""How long a flight that could store nothing still answers those whose read failed. While the cache
+is silent, who reads a key at the same time comes here one after another: each has waited in vain,
+as long as the default ``IO_TIMEOUT``."""
 
 
 class Flight(Future[Any]):
@@ -30,18 +33,24 @@ class Flight(Future[Any]):
 
 
 _flights: dict[str, Flight] = {}
-_lingering: deque[tuple[str, Flight]] = deque()
+_lingering: dict[str, Flight] = {}
 _lock = threading.Lock()
 
 
-def join(key: str) -> tuple[Flight, bool]:
+def join(key: str, *, late: bool = False) -> tuple[Flight, bool]:
     """Return the flight of a key, and whether the caller leads it.
 
     The leader must call `finish`, whatever happens.
+
+    Args:
+        key: Names what is fetched.
+        late: Whether one that has just ended, and lingers, will do: the caller's read failed.
     """
     with _lock:
         _sweep()
         flight = _flights.get(key)
+        if flight is None and late:
+            flight = _lingering.get(key)
         if flight is not None:
             return flight, False
         flight = Flight()
@@ -67,24 +76,29 @@ def finish(key: str, flight: Flight, answer: Any, *, linger: bool = False) -> No
         key: The one given to `join`.
         flight: What `join` returned.
         answer: What became of it; None lets the others begin again.
-        linger: Whether those who come within a moment receive it too.
+        linger: Whether those who come within a moment may have it too.
     """
     with _lock:
         _sweep()
         if _flights.get(key) is flight:
-            if linger:
+            del _flights[key]
+            if linger and len(_lingering) < MAX_LINGERING:
                 flight.ends = clock.monotonic() + LINGER_SECONDS
-                _lingering.append((key, flight))
-            else:
-                del _flights[key]
+                _lingering.setdefault(key, flight)
     flight.set_result(answer)
 
 
+def end_lingering() -> None:
+    """Let no answer of the past reach anybody: something has been changed."""
+    with _lock:
+        _lingering.clear()
+
+
 def _sweep() -> None:
-    while _lingering and _lingering[0][1].ends <= clock.monotonic():
-        key, flight = _lingering.popleft()
-        if _flights.get(key) is flight:
-            del _flights[key]
+    if _lingering:
+        now = clock.monotonic()
+        for key in [key for key, flight in _lingering.items() if flight.ends <= now]:
+            del _lingering[key]
 
 
 def _forget() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from async_cache import clock, threads, transactions, vary
+from async_cache import clock, flights, threads, transactions, vary
 from async_cache.conf import get_settings
 from async_cache.entry import new_stamp
 from async_cache.exceptions import StoreUnavailable
@@ -93,6 +93,8 @@ def apply(change: Change) -> None:
     except StoreUnavailable:
         _keep(change)
         raise
+    finally:
+        flights.end_lingering()
     _told(change)
 
 

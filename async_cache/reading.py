@@ -83,8 +83,9 @@ def get(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
     except (EntryRejected, StoreUnavailable) as error:
         if isinstance(error, EntryRejected):
             runtime.reject(address, error)
-        note_miss(runtime, address, isinstance(error, StoreUnavailable))
-        return miss(runtime, address)
+        failed = isinstance(error, StoreUnavailable)
+        note_miss(runtime, address, failed)
+        return miss(runtime, address, failed=failed)
     if decision is Decision.FRESH and not runtime.processes and type(value) is not Answered:
         tally = runtime.tally
         tally.fresh += 1
@@ -117,7 +118,7 @@ def _get_carefully(runtime: Runtime, address: Address) -> Any:
         return other()
     if judged is None:
         note_miss(runtime, address, failed)
-        return miss(runtime, address, raws)
+        return miss(runtime, address, raws, failed=failed)
     return _answer_with(runtime, address, judged, raws)
 
 
@@ -215,12 +216,12 @@ def _held(runtime: Runtime, address: Address, data: bytes) -> Any:
     return processed(runtime, address, runtime.serializer.loads(data), Status.FRESH)
 
 
-def miss(runtime: Runtime, address: Address, raws: Raws = ()) -> Any:
+def miss(runtime: Runtime, address: Address, raws: Raws = (), *, failed: bool = False) -> Any:
     """Answer a call for which nothing servable is stored."""
     if not runtime.fetch_on_miss:
         renew(runtime, address, NO_ENTRY, raws)
         return runtime.job.empty(*address.call.args, **address.call.kwargs)
-    attempt, own = fly(runtime, address, Purpose.COLD)
+    attempt, own = fly(runtime, address, Purpose.COLD, failed=failed)
     return answer(runtime, attempt, own=own)
 
 

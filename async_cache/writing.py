@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from async_cache import clock, owed, signals
+from async_cache import clock, flights, owed, signals
 from async_cache.attempts import Attempt, State
 from async_cache.context import extend_tags
 from async_cache.effects import Io, Steps
@@ -169,6 +169,7 @@ def store_value(runtime: Runtime, address: Address, value: Any) -> Steps[Outcome
         max_members=runtime.max_keys or 0,
     )
     (outcome,) = yield Io(runtime, "commit", [commit])
+    flights.end_lingering()
     if outcome is Outcome.FULL:
         runtime.tell(signals.call_uncached, attempt, max_keys=runtime.max_keys)
     address.learn(tags)

@@ -31,9 +31,8 @@ KINDS: Final[Mapping[str, dict[str, Any]]] = MappingProxyType(
         "Memcached": {
             "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
             "OPTIONS": {
-                "connect_timeout": SECONDS,
-                "timeout": SECONDS,
-                # Its own memory of what failed would add to ours.
+                # Its own memory of what failed, in which it says no to everything, adds to ours.
+                "retry_attempts": 0,
                 "retry_timeout": 0,
                 "dead_timeout": 0,
             },
@@ -88,13 +87,22 @@ OUTAGES: Final[Mapping[str, Callable[[FaultyCache], None]]] = MappingProxyType(
 
 
 @contextmanager
-def faulty_cache(kind: str, settings: Any) -> Iterator[FaultyCache]:
-    """Make a server and the alias `ALIAS`, with a proxy between them, the cache of all jobs."""
+def faulty_cache(kind: str, settings: Any, seconds: float = SECONDS) -> Iterator[FaultyCache]:
+    """Make a server and the alias `ALIAS`, with a proxy between them, the cache of all jobs.
+
+    Args:
+        kind: A key of `KINDS`.
+        settings: Those of pytest-django.
+        seconds: ``IO_TIMEOUT``, for checks in which the cache does answer.
+    """
     server: Server = (MemcachedServer if kind == "Memcached" else RedisServer)()
     with server, Proxy(address_of(server.url)) as proxy:
         entry = {**KINDS[kind], "LOCATION": through(server.url, proxy)}
+        if "OPTIONS" in entry:
+            waits = {"connect_timeout": seconds, "timeout": seconds}
+            entry["OPTIONS"] = {**entry["OPTIONS"], **waits}
         settings.CACHES = {**settings.CACHES, ALIAS: entry}
-        settings.ASYNC_CACHE = {"CACHE": ALIAS, "DISPATCHER": "celery"}
+        settings.ASYNC_CACHE = {"CACHE": ALIAS, "DISPATCHER": "celery", "IO_TIMEOUT": seconds}
         assert isinstance(server, RedisServer | MemcachedServer)
         try:
             yield FaultyCache(kind, server, proxy)
