@@ -6,6 +6,7 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "async_cache",
     "async_cache.results",
+    "async_cache.monitor",
 ]
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 USE_TZ = True
