@@ -4,6 +4,8 @@ A fenced block is a step of its page. What the reader does not see stands in HTM
 
 ``<!-- test: word name=value -->``
     How the test treats the block that follows, or a step of its own.
+``<!-- test: beat -->``
+    The block needs django-celery-beat, which does not go with every Django.
 ``<!-- run ... -->``
     Python that the test runs besides: what the page takes for granted, and what must hold.
 
@@ -112,10 +114,14 @@ def table_rows(page: Path, heading: str) -> list[list[str]]:
 
 def run_page(page: Path) -> int:
     """Run a page's Python in order; return how many blocks were run."""
+    from django.conf import settings
+
     module = sys.modules.setdefault(MODULE, ModuleType(MODULE))
     done = 0
     for step in steps(page):
         if step.kind not in ("python", "run") or "skip" in step.marks:
+            continue
+        if "beat" in step.marks and not settings.BEAT_IN_DATABASE:
             continue
         # Line numbers of tracebacks are those of the page.
         source = "\n" * (step.line - 1) + step.text
