@@ -17,7 +17,7 @@ from django.utils import translation
 from async_cache import QuerySetFilterJob, QuerySetGetJob, publisher
 from async_cache.exceptions import ConfigurationError, UnknownJob
 from async_cache.jobs import registry
-from async_cache.schedules import all_plans, beat_schedule
+from async_cache.schedules import all_plans, beat_schedule, models
 from async_cache.schedules.plans import plan_of
 from async_cache.schedules.tasks import run_tick
 from async_cache.schedules.ticking import Ticked, is_due, parts_of
@@ -280,3 +280,15 @@ class TestStatic:
     def test_output_without_static(self) -> None:
         with pytest.raises(CommandError, match="--output goes with"):
             schedule("--output", "x")
+
+
+@pytest.mark.parametrize("name", ["PeriodicTask", "CrontabSchedule"])
+def test_what_is_missing_is_said(settings: Any, name: str) -> None:
+    left = [one for one in settings.INSTALLED_APPS if "beat" not in one and "database" not in one]
+    settings.INSTALLED_APPS = left
+    with pytest.raises(ConfigurationError, match=r"django-async-cache\[schedules\]") as caught:
+        getattr(models, name)
+    assert '"django_celery_beat", "async_cache.schedules"' in str(caught.value)
+    with pytest.raises((ConfigurationError, CommandError), match="INSTALLED_APPS"):
+        schedule("--write", "database")
+    assert not hasattr(models, "Other")

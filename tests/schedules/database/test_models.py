@@ -19,7 +19,6 @@ from django.core.exceptions import ValidationError
 from django.db import models as django_models
 from django_celery_beat import models as beat
 
-from async_cache.exceptions import ConfigurationError
 from async_cache.jobs import registry
 from async_cache.schedules.models import (
     CrontabSchedule,
@@ -306,18 +305,6 @@ class TestDelay:
         assert row.total_run_count == stored.total_run_count == 6
         assert row.last_run_at == stored.last_run_at is not None
         assert told()
-
-
-@pytest.mark.parametrize("name", ["PeriodicTask", "CrontabSchedule"])
-def test_what_is_missing_is_said(settings: Any, name: str) -> None:
-    from async_cache.schedules import models
-
-    left = [one for one in settings.INSTALLED_APPS if "beat" not in one and "database" not in one]
-    settings.INSTALLED_APPS = left
-    with pytest.raises(ConfigurationError, match=r"django-async-cache\[schedules\]") as caught:
-        getattr(models, name)
-    assert '"django_celery_beat", "async_cache.schedules"' in str(caught.value)
-    assert not hasattr(models, "Other")
 
 
 def test_the_app_alone_says_what_it_needs() -> None:
