@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import group_views, views, warm_views
+from . import group_views, statistics_views, views, warm_views
 
 app_name = "airports"
 urlpatterns = [
@@ -17,6 +17,7 @@ urlpatterns = [
     path("warm.json", warm_views.warm_json, name="warm_json"),
     path("live/", views.live, name="live"),
     path("live.json", views.live_json, name="live_json"),
+    path("statistics/", statistics_views.statistics, name="statistics"),
     path("groups/", group_views.group, name="groups"),
     path("groups/start/", group_views.start, name="start"),
     path("groups/<str:group>/<int:size>/", group_views.group, name="group"),

@@ -36,6 +36,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "async_cache",
+    "async_cache.monitor",
     "async_cache.results",
     "async_cache.schedules",
     "airports",
@@ -140,7 +141,9 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
+# What the camera writes down, and what the admin's actions reach workers by. Files know neither.
+CELERY_WORKER_SEND_TASK_EVENTS = bool(REDIS_URL)
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = bool(REDIS_URL)
 
 # async_cache. Options that jobs do not set themselves come from DEFAULTS; a JOBS entry, found by
 # the job's name, wins over what the class says. Here it makes the weather go stale quickly, so
@@ -153,6 +156,7 @@ ASYNC_CACHE: dict[str, Any] = {
         "airports.jobs.AirportWeather": {"ttl": 10, "queue": "upstream"},
         "async_cache.QuerySetGetJob:airports.Airport": {"ttl": 30},
     },
+    "MONITOR": {"FLUSH": 2},  # by default a process shares its counts every ten seconds
     "RESULTS": {
         "CACHED": False,  # async_task writes rows; True keeps results in the cache only
         "VIEW_PERMISSION": "airports.group_views.anyone",  # by default, staff may ask

@@ -3,8 +3,8 @@
 What is asserted, over HTTP: a miss waits for the source; a stale value is answered in milliseconds
 while the source takes seconds; the worker, and no request, fetched the new value; what the clock
 keeps warm is never stale; a failing source costs no reader anything; a group of calls fills in call
-order, with its failures told apart; the result of a Celery task is a row of the database; the other
-pages answer.
+order, with its failures told apart; the result of a Celery task is a row of the database; worker
+and tasks are in the admin; the other pages answer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from .browser import Browser, CheckFailed, expect
 from .check_group import check_group
+from .check_monitor import check_monitor
 from .check_warm import Warm
 from .processes import DemoError, Supervisor
 from .stage import Stage, control
@@ -33,6 +34,7 @@ PAGES = (
     "/report/",
     "/warm/",
     "/live/",
+    "/statistics/",
     "/groups/",
 )
 
@@ -73,6 +75,7 @@ class Check:
         self.warm.finish()
         self.source_fails("weather/KEF")
         self.database_list()
+        check_monitor(self)
         self.pages()
 
     def read(self, address: str) -> tuple[dict[str, Any], float]:

@@ -110,6 +110,8 @@ def _start(
 ) -> None:
     """Start the services of the project, in the reverse order of their stopping."""
     supervisor.start("worker", worker_command(), environment, patience=8, cwd=PROJECT)
+    if environment["DEMO_REDIS_URL"]:
+        supervisor.start("camera", camera_command(), environment, patience=3, cwd=PROJECT)
     supervisor.start("beat", beat_command(environment), environment, patience=3, cwd=PROJECT)
     fd = upstream.fileno()
     command = [sys.executable, "upstream.py", f"--fd={fd}", f"--delay={delay:g}"]
@@ -145,6 +147,14 @@ def worker_command() -> list[str]:
         *(sys.executable, "-m", "celery", "-A", "demo_site", "worker"),
         *("-Q", QUEUES, "--concurrency=2", "--loglevel=INFO"),
         *("--without-gossip", "--without-mingle"),
+    ]
+
+
+def camera_command() -> list[str]:
+    """Return the command line of what writes workers and tasks into the database."""
+    return [
+        *(sys.executable, "-m", "celery", "-A", "demo_site", "events"),
+        *("--camera", "async_cache.monitor.Camera"),
     ]
 
 
