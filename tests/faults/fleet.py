@@ -19,7 +19,7 @@ from async_cache.jobs.base import AsyncCacheJob
 from tests.conftest import flush, next_database
 from tests.dispatchers.support import eventually
 from tests.faults import worker_jobs
-from tests.faults.worker_jobs import ORDERS, STARTED, Told
+from tests.faults.worker_jobs import FETCHED, ORDERS, STARTED, Told
 from tests.workers import Broker, WorkerProcess, connected
 
 __all__ = ["Fleet", "Reader", "Victim", "fleet_over"]
@@ -54,11 +54,10 @@ class Fleet:
         *,
         concurrency: int = 4,
         late: Sequence[bool] = (False,),
-        broken: str = "",
         skew: str = "",
     ) -> list[WorkerProcess]:
         """Start workers at once; ``late`` says which acknowledge their messages late, in turn."""
-        given = {"FAULTS_WORKER": "1", "FAULTS_BROKEN": broken, "FAULTS_CLOCK": skew}
+        given = {"FAULTS_WORKER": "1", "FAULTS_BROKEN": worker_jobs.broken, "FAULTS_CLOCK": skew}
 
         def start(late: bool) -> WorkerProcess:
             overrides = {
@@ -82,18 +81,28 @@ class Fleet:
             Told().invalidate(key)
         found: dict[str, Victim] = {}
         while len(found) < len(keys):
-            told = self.board.blpop([STARTED], 30)
+            told = self.take(STARTED, 30)
             assert told is not None, f"no fetch of {set(keys) - set(found)} has begun"
-            key, number, pid = told[1].split()
+            key, number, pid = told.split()
             if key in keys:
                 found[key] = Victim(key, int(number), int(pid))
         self.board.delete(ORDERS)  # the next fetch of the key waits no more
         return list(found.values())
 
+    def take(self, name: str, seconds: float) -> str | None:
+        """Wait for the next word of a list; return None when none comes."""
+        told: Any = self.board.blpop([name], seconds)
+        return str(told[1]) if told else None
+
     def release(self, victims: Sequence[Victim]) -> None:
         """Let fetches go on."""
         for victim in victims:
             self.board.rpush(worker_jobs.go(victim.number), "go")
+
+    def fetched(self) -> dict[str, int]:
+        """Return how often workers have fetched each key of `Queued`."""
+        counts: Any = self.board.hgetall(FETCHED)
+        return {key: int(number) for key, number in counts.items()}
 
     def worker_of(self, victim: Victim) -> WorkerProcess:
         """Return the worker in which a fetch runs."""
@@ -174,6 +183,11 @@ class Reader:
         """Wait until the keys have other values than before; return when the last one had."""
         eventually(lambda: all(self.values[key] != before[key] for key in keys), seconds)
         return max(self.changed_at[key] for key in keys)
+
+    def sweep(self) -> None:
+        """Wait until all keys have been read once more."""
+        target = self.sweeps + 2
+        eventually(lambda: self.sweeps >= target)
 
     def __enter__(self) -> Self:
         self._thread.start()

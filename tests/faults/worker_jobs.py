@@ -20,8 +20,20 @@ from django.conf import settings
 from async_cache import AsyncCacheJob, clock, signals
 from async_cache.stores.base import Commit
 from async_cache.stores.exchanges import Exchanges
+from async_cache.stores.scripts import CLAIM, Script
+from tests.faults.breaks import Break
 
-__all__ = ["FETCH_SECONDS", "LEASE", "SKEWS", "Hanging", "Queued", "Told", "board"]
+__all__ = [
+    "FETCH_SECONDS",
+    "LEASE",
+    "SKEWS",
+    "Hanging",
+    "Queued",
+    "SlowlyQueued",
+    "Told",
+    "board",
+    "in_workers",
+]
 
 LEASE: Final = 1.0
 FETCH_SECONDS: Final = 0.2
@@ -67,7 +79,7 @@ class Told(AsyncCacheJob[str]):
 class Queued(AsyncCacheJob[str]):
     """Fresh for long once it is refreshed; counts its fetches."""
 
-    ttl = 3600
+    ttl: float = 3600
     grace = 3600
     jitter = 0
 
@@ -118,11 +130,14 @@ def _unfenced(exchanges: Exchanges, commit: Commit) -> Any:
 
 _commit = Exchanges._commit
 
+_polite_claim = Script(CLAIM.source.replace(b"or (held[1] == 1 and want == 2)", b""))
+
 BREAKS: Final[Mapping[str, tuple[str, Any]]] = MappingProxyType(
     {
         "commits are not fenced": ("async_cache.stores.exchanges.Exchanges._commit", _unfenced),
         "nothing stops a fetch": ("async_cache.fetching.timeout_errors", []),
         "every message is obeyed": ("async_cache.refresh.settles", lambda *args: False),
+        "no queued lease is taken over": ("async_cache.stores.exchanges.CLAIM", _polite_claim),
         "a lease is long": ("tests.faults.worker_jobs.Told.lease", 30.0),
     }
 )
@@ -139,6 +154,16 @@ _SKEWS: Final[Mapping[str, Callable[[], float]]] = MappingProxyType(
 SKEWS: Final = tuple(_SKEWS)
 
 
+broken = ""
+"""What is broken in the workers that are started now; `in_workers` sets it."""
+
+
+def in_workers(what: str) -> Break:
+    """Return a break of the workers that are started while it lasts."""
+    assert what in BREAKS
+    return Break(what, f"{__name__}.broken", what)
+
+
 def set_clock(name: str) -> None:
     """Let the clock of this process be wrong from now on."""
     clock.now = _SKEWS[name]
@@ -152,8 +177,8 @@ def _tell(job: str, key: str, reason: str, **_: object) -> None:
 def _begin() -> None:
     """Do what the environment of a worker asks for."""
     signals.refresh_refused.connect(_tell)
-    if broken := os.environ.get("FAULTS_BROKEN"):
-        mock.patch(*BREAKS[broken]).start()
+    if given := os.environ.get("FAULTS_BROKEN"):
+        mock.patch(*BREAKS[given]).start()
     if skew := os.environ.get("FAULTS_CLOCK"):
         set_clock(skew)
 
