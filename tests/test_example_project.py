@@ -231,6 +231,56 @@ def test_the_page_of_a_group_shows_its_calls_in_order_and_which_failed(tmp_path:
     assert found["left"]["members"] == []
 
 
+# The page of values that are kept warm
+
+WARM = """
+import json, sys
+import django
+django.setup()
+from django.conf import settings
+from django.core.management import call_command
+from demo_site.celery import app
+from airports import jobs
+from async_cache.schedules.tasks import run_tick
+from django.test import Client
+
+call_command("migrate", verbosity=0)
+call_command("createcachetable")
+jobs.ask_for_weather = lambda codes: [
+    {"code": code, "temperature": 20, "sky": "clear", "reading": 7} for code in codes
+]
+settings.ASYNC_CACHE = {**settings.ASYNC_CACHE, "DISPATCHER": "immediate", "IO_TIMEOUT": 10}
+client = Client(headers={"host": "localhost"})
+before = client.get("/warm.json").json()
+app.loader.import_default_modules()
+name = "airports.jobs.HubWeather"
+entry = app.conf.beat_schedule[f"async_cache: {name}"]
+told = run_tick(*entry["args"])
+after = client.get("/warm.json").json()
+shown = client.get("/warm/").content.decode()
+json.dump({"before": before, "every": entry["schedule"].seconds, "told": told, "after": after,
+           "shown": shown}, sys.stdout)
+"""
+
+
+def test_the_page_of_what_is_kept_warm_only_looks(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "demo_site.settings",
+        "DEMO_DIR": str(tmp_path),
+        "DEMO_REDIS_URL": "",
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT.parent)]),
+    }
+    output = subprocess.check_output([sys.executable, "-c", WARM], cwd=PROJECT, env=environment)
+    found = json.loads(output)
+    assert {row["state"] for row in found["before"]["rows"]} == {"miss"}
+    assert found["every"] == found["after"]["every"] == 5
+    assert found["told"] == {"asked": 8, "fresh": 0, "left": 0}
+    assert {row["state"] for row in found["after"]["rows"]} == {"fresh"}
+    assert all(row["age"] < found["after"]["ttl"] for row in found["after"]["rows"])
+    assert found["shown"].count("20 °C, clear") == 8
+
+
 # The directory of a run
 
 

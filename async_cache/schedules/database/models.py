@@ -18,6 +18,7 @@ from async_cache.schedules.database.validation import (
     check_tick,
     check_when,
     load_arguments,
+    load_headers,
 )
 from async_cache.schedules.plans import fields_of
 
@@ -177,6 +178,7 @@ class PeriodicTask(beat.PeriodicTask):  # type: ignore[misc]
                 not JSON; it ticks an unknown job, or calls that do not fit its ``fetch``.
         """
         check_when(self)
+        load_headers(self)
         check_tick(self, *load_arguments(self))
 
     def save(self, *args: Any, **kwargs: Any) -> None:
@@ -202,7 +204,7 @@ class PeriodicTask(beat.PeriodicTask):  # type: ignore[misc]
         if self.expires_:
             options["expires"] = self.expires_
         sent = task_named(str(self.task)).apply_async(
-            args, kwargs, headers={"periodic_task_name": self.name}, **options
+            args, kwargs, headers=load_headers(self), **options
         )
         self.last_run_at = now()
         type(self).objects.filter(pk=self.pk).update(

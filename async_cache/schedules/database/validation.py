@@ -12,7 +12,7 @@ from django.core.exceptions import ValidationError
 from async_cache.exceptions import AsyncCacheError
 from async_cache.schedules.tasks import TASK_NAME, plan_of_tick, run_tick
 
-__all__ = ["check_crontab", "check_tick", "check_when", "load_arguments"]
+__all__ = ["check_crontab", "check_tick", "check_when", "load_arguments", "load_headers"]
 
 KINDS: Final = ("interval", "crontab", "solar", "clocked")
 
@@ -65,6 +65,18 @@ def load_arguments(row: Any) -> tuple[list[Any], dict[str, Any]]:
     if not isinstance(kwargs, dict):
         raise ValidationError({"kwargs": f"{row.kwargs!r} is not a JSON object."})
     return args, kwargs
+
+
+def load_headers(row: Any) -> dict[str, Any]:
+    """Return the headers that the messages of a periodic task have.
+
+    Raises:
+        ValidationError: They are not a JSON object.
+    """
+    headers = _load(row, "headers", "{}")
+    if not isinstance(headers, dict):
+        raise ValidationError({"headers": f"{row.headers!r} is not a JSON object."})
+    return {**headers, "periodic_task_name": row.name}
 
 
 def _load(row: Any, name: str, default: str) -> Any:

@@ -159,6 +159,10 @@ class TestRefused:
         make()
         self.refuse(words, interval=every, args=args, kwargs=kwargs)
 
+    def test_headers_that_are_not_json(self, every: Any) -> None:
+        self.refuse("is not JSON", interval=every, task="x", headers="{")
+        self.refuse("is not a JSON object", interval=every, task="x", headers="[1]")
+
     def test_in_bulk(self, every: Any) -> None:
         good = PeriodicTask(name="a", task="x", interval=every)
         with pytest.raises(ValidationError):
@@ -293,13 +297,14 @@ class TestDelay:
             args="[1]",
             kwargs='{"a": 2}',
             queue="slow",
+            headers='{"h": 1}',
             expire_seconds=30,
         )
         # Another process has counted since the row was read.
         beat.PeriodicTask.objects.update(total_run_count=django_models.F("total_run_count") + 5)
         told()
         row.delay()
-        headers = {"periodic_task_name": "row"}
+        headers = {"h": 1, "periodic_task_name": "row"}
         assert sent == [(([1], {"a": 2}), {"queue": "slow", "expires": 30, "headers": headers})]
         stored = beat.PeriodicTask.objects.get()
         assert row.total_run_count == stored.total_run_count == 6
