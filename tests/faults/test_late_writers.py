@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -95,7 +96,7 @@ class Round:
         finally:
             steps.others = None
         for number in [number for number in sorted(self.events) if number > steps.passed]:
-            steps.elsewhere(lambda number=number: self.others(number))
+            steps.elsewhere(partial(self.others, number))
         steps.elsewhere(self.look)
         assert not self.problems, f"{self}: {self.problems}"
 
