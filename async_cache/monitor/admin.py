@@ -87,7 +87,7 @@ class WorkerStateAdmin(_Seen):
 class TaskStateAdmin(_Seen):
     """Tasks, with actions for who has their permissions."""
 
-    list_display = ("task_id", "name", "state", "worker", "tstamp", "runtime")
+    list_display = ("task_id", "name", "state", "worker", "tstamp", "took")
     list_filter = (StateFilter, "tstamp")
     list_select_related = ("worker",)
     sortable_by = ("tstamp",)
@@ -101,6 +101,11 @@ class TaskStateAdmin(_Seen):
         ("Call", {"fields": ("args", "kwargs", "eta", "expires")}),
         ("Outcome", {"fields": ("tstamp", "runtime", "result", "traceback")}),
     )
+
+    @admin.display(description="execution time")
+    def took(self, row: TaskState) -> str:
+        """Return how long it ran."""
+        return "" if row.runtime is None else f"{row.runtime:.3g} s"
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         """Whether the user may have tasks not begun."""

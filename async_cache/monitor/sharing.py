@@ -46,18 +46,20 @@ class Slot:
         written: When, seconds since the epoch.
         since: When the counting began.
         jobs: Its counts, and those of the process that it continues.
+        continues: The name of that process; empty for none.
     """
 
     owner: str
     written: float
     since: float
     jobs: Mapping[str, Counts] = field(default_factory=dict)
+    continues: str = ""
 
     def dump(self) -> bytes:
         """Return its bytes."""
         jobs = {job: counts.to_plain() for job, counts in self.jobs.items()}
         plain = {"owner": self.owner, "written": self.written, "since": self.since, "jobs": jobs}
-        return json.dumps(plain).encode()
+        return json.dumps({**plain, "continues": self.continues}).encode()
 
     @classmethod
     def load(cls, raw: bytes | None) -> Slot | None:
@@ -67,7 +69,8 @@ class Slot:
         try:
             plain = json.loads(raw)
             jobs = {str(job): Counts.from_plain(counts) for job, counts in plain["jobs"].items()}
-            return cls(str(plain["owner"]), float(plain["written"]), float(plain["since"]), jobs)
+            times = float(plain["written"]), float(plain["since"])
+            return cls(str(plain["owner"]), *times, jobs, str(plain["continues"]))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             return None
 
@@ -102,7 +105,10 @@ class Sharer:
         self._number: int | None = None
         # Of the process whose slot this one continues; ours once a read has found our name there.
         self._inherited: Mapping[str, Counts] = {}
+        self._continues = ""
         self._confirmed = False
+        # What another process tells for us, since it took us for ended.
+        self._given: Mapping[str, Counts] = {}
         self._last: tuple[float, Any] | None = None
 
     def flush(self) -> bool:
@@ -128,9 +134,11 @@ class Sharer:
             if not self._keep_slot() and not self._take_slot(moment, settings.flush):
                 return False
             assert self._number is not None
+            for job, counts in self._given.items():
+                jobs.setdefault(job, Counts()).take_away(counts)
             for job, counts in self._inherited.items():
                 jobs.setdefault(job, Counts()).merge(counts)
-            slot = Slot(self._name, moment, self._since, jobs)
+            slot = Slot(self._name, moment, self._since, jobs, self._continues)
             _store().put([(_name(self._number), slot.dump(), settings.expires)])
             self._last = moment, said
             return True
@@ -144,7 +152,12 @@ class Sharer:
         slot = Slot.load(raw)
         if slot is not None and slot.owner != self._name:
             if not self._confirmed:
-                self._inherited = {}
+                self._inherited, self._continues = {}, ""
+            elif slot.continues == self._name and self._last is not None:
+                # This process was stopped for so long that another has taken over its counts.
+                told = self._last[1].items()
+                self._given = {job: Counts.from_plain(plain) for job, plain in told}
+                self._inherited, self._continues = {}, ""
             self._number = None
             return False
         self._confirmed = True
@@ -158,6 +171,7 @@ class Sharer:
         if ended and not self._inherited:
             self._number = random.choice(ended)
             self._inherited = slots[self._number].jobs
+            self._continues = slots[self._number].owner
             self._since = min(self._since, slots[self._number].since)
             self._confirmed = False
         elif free:

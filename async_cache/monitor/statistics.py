@@ -59,6 +59,13 @@ class Counts:
         if other.last_failure > self.last_failure:
             self.last_failure, self.last_error = other.last_failure, other.last_error
 
+    def take_away(self, other: Counts) -> None:
+        """Leave what was counted since the counts were `other`."""
+        for name, number in other.sums.items():
+            left = self.sums.pop(name, 0) - number
+            if left:
+                self.sums[name] = left
+
     def to_plain(self) -> dict[str, Any]:
         """Return what JSON can hold."""
         return {

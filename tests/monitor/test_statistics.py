@@ -131,6 +131,32 @@ def test_who_loses_a_slot_moves_and_loses_nothing(monkeypatch: pytest.MonkeyPatc
     assert slots[1].jobs[NAME].sums["fresh"] == 1
 
 
+def test_what_another_has_taken_over_is_not_told_twice() -> None:
+    with freeze() as clock:
+        Halves().get(2)
+        slept, other = Sharer(), Sharer()
+        slept.flush()
+        clock.advance(1)
+        Halves().get(2)
+        slept.flush()  # sees its name in its slot
+        # The process is stopped for a while, and another takes it for ended.
+        clock.advance(sharing.SILENT_SECONDS + 1)
+        other._last = (0.0, None)
+        slots = read_slots()
+        [number] = slots
+        other._take_slot(clock.now(), 1.0)
+        taken = Slot(other._name, clock.now(), 0.0, slots[number].jobs, other._continues)
+        sharing._store().put([(sharing._name(number), taken.dump(), 10_000)])
+        Halves().get(2)
+        slept.flush()
+        sums = [slot.jobs[NAME].sums for slot in read_slots().values()]
+        totals = {
+            name: sum(one.get(name, 0) for one in sums) for name in ("fresh", "stale", "miss")
+        }
+        assert len(sums) == 2
+        assert totals == {"fresh": 1, "stale": 1, "miss": 1}
+
+
 def test_the_counts_of_an_ended_process_are_continued_once() -> None:
     with freeze() as clock:
         ended = Slot("ended", clock.now(), clock.now(), {NAME: Counts({"fresh": 7})})
@@ -289,3 +315,22 @@ def test_the_command_tells() -> None:
         command("shop.Job")
     with pytest.raises(CommandError, match="above zero"):
         command("--watch", "0")
+
+
+def test_the_command_watches_until_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    Halves().get(2)
+    times: list[int] = []
+
+    def snapshot_for_a_while() -> Any:
+        times.append(1)
+        if len(times) == 2:
+            raise StoreUnavailable("away")
+        if len(times) == 4:
+            raise KeyboardInterrupt
+        return snapshot()
+
+    monkeypatch.setattr("async_cache.monitor.management.stats.snapshot", snapshot_for_a_while)
+    err = StringIO()
+    lines = command("--watch", "0.01", "--format", "json", stderr=err).splitlines()
+    assert [json.loads(line)[0]["job"] for line in lines] == [NAME, NAME]
+    assert "StoreUnavailable: away" in err.getvalue()

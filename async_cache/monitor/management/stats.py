@@ -13,6 +13,7 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError
 
 from async_cache import clock
+from async_cache.exceptions import StoreUnavailable
 from async_cache.management.subcommands import Subcommand
 from async_cache.monitor.snapshots import snapshot
 from async_cache.monitor.statistics import JobStatistics
@@ -49,23 +50,32 @@ class Stats(Subcommand):
         every = options["watch"]
         if every is not None and not every > 0:
             raise CommandError("--watch takes a number of seconds above zero.")
+        if every is None:
+            _write(command, options)
+            return
         never = threading.Event()
-        while True:
-            told = _chosen(snapshot(), options["jobs"])
-            if options["format"] == "json":
-                text = json.dumps([_plain(one) for one in told], indent=None if every else 2)
-            else:
-                text = _table(told)
-            if every is not None and options["format"] == "table" and command.stdout.isatty():
-                text = _SCREEN + text
-            command.stdout.write(text)
-            if every is None:
-                return
-            command.stdout.flush()
-            try:
+        try:
+            while True:
+                try:
+                    _write(command, options, again=True)
+                except StoreUnavailable as error:
+                    # It may be back the next time.
+                    command.stderr.write(f"{type(error).__name__}: {error}")
+                command.stdout.flush()
                 never.wait(every)
-            except KeyboardInterrupt:
-                return
+        except KeyboardInterrupt:
+            return
+
+
+def _write(command: BaseCommand, options: Mapping[str, Any], *, again: bool = False) -> None:
+    told = _chosen(snapshot(), options["jobs"])
+    if options["format"] == "json":
+        text = json.dumps([_plain(one) for one in told], indent=None if again else 2)
+    else:
+        text = _table(told)
+        if again and command.stdout.isatty():
+            text = _SCREEN + text
+    command.stdout.write(text)
 
 
 def _chosen(found: Mapping[str, JobStatistics], names: Sequence[str]) -> list[JobStatistics]:
