@@ -11,6 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db import models
 
 from async_cache import clock
+from async_cache.exceptions import ConfigurationError
 from async_cache.options import seconds
 from async_cache.results import groups
 from async_cache.results.conf import get_results_settings
@@ -47,17 +48,18 @@ def async_task(func: str | Callable[..., Any], *args: Any, **kwargs: Any) -> str
 
     Raises:
         TypeError: ``q_options`` holds an unknown name, or no path leads to the function.
-        ConfigurationError: ``timeout`` is no duration.
+        ConfigurationError: ``timeout`` or ``cached`` is no duration, or no time at all.
         UnkeyableArgument: An argument cannot travel.
         DispatchFailed: The broker did not take the message within ``PUBLISH_TIMEOUT``. A group does
             not count the call.
         StoreUnavailable: The store of its group did not give it a place.
+        UnstorableValue: The label of its group is longer than the database takes.
     """
     options = _take_options(kwargs)
     cached = options.get("cached")
     if cached is None:
         cached = get_results_settings().cached
-    timeout = seconds(options.get("timeout"), "timeout")
+    timeout = _positive(options.get("timeout"), "timeout")
     path, hook, group = path_of(func), options.get("hook"), options.get("group")
     message = CallMessage(
         id=uuid.uuid4().hex,
@@ -69,7 +71,7 @@ def async_task(func: str | Callable[..., Any], *args: Any, **kwargs: Any) -> str
         created=clock.now(),
         hook="" if hook is None else path_of(hook),
         save=options.get("save") is not False,
-        cached=cached if isinstance(cached, bool) else float(cached),
+        cached=cached if isinstance(cached, bool) else _positive(cached or None, "cached") or False,
     )
     if message.group:
         sequence = get_layer(message.cached).reserve(message.group)
@@ -98,6 +100,13 @@ def _take_options(kwargs: dict[str, Any]) -> dict[str, Any]:
         if name not in given and name in kwargs:
             given[name] = kwargs.pop(name)
     return given
+
+
+def _positive(value: object, name: str) -> float | None:
+    number = seconds(value, name)
+    if number is not None and number <= 0:
+        raise ConfigurationError(f"{name}: it must be more than zero.")
+    return number
 
 
 def path_of(func: str | Callable[..., Any]) -> str:
@@ -176,13 +185,40 @@ class AsyncTask:
     ) -> list[Any]:
         """Return what `groups.result_group` does for the group of this task."""
         self._sent()
-        group = self.group
-        return groups.result_group(group, failures, wait, count, self.cached) if group else []
+        return groups.result_group(self.group or "", failures, wait, count, self.cached)
 
     def fetch_group(
         self, failures: bool = True, wait: float = 0, count: int | None = None
     ) -> models.QuerySet[Task] | list[Task]:
         """Return what `groups.fetch_group` does for the group of this task."""
         self._sent()
-        group = self.group
-        return groups.fetch_group(group, failures, wait, count, self.cached) if group else []
+        return groups.fetch_group(self.group or "", failures, wait, count, self.cached)
+
+    async def arun(self) -> str:
+        """Do what `run` does."""
+        return await sync_to_async(self.run)()
+
+    async def _asent(self) -> str:
+        return self.id or await self.arun()
+
+    async def aresult(self, wait: float = 0) -> Any:
+        """Return what `result` does; no thread is held meanwhile."""
+        return await groups.aresult(await self._asent(), wait, self.cached)
+
+    async def afetch(self, wait: float = 0) -> Task | None:
+        """Return what `fetch` does; no thread is held meanwhile."""
+        return await groups.afetch(await self._asent(), wait, self.cached)
+
+    async def aresult_group(
+        self, failures: bool = False, wait: float = 0, count: int | None = None
+    ) -> list[Any]:
+        """Return what `result_group` does; no thread is held meanwhile."""
+        await self._asent()
+        return await groups.aresult_group(self.group or "", failures, wait, count, self.cached)
+
+    async def afetch_group(
+        self, failures: bool = True, wait: float = 0, count: int | None = None
+    ) -> models.QuerySet[Task] | list[Task]:
+        """Return what `fetch_group` does; no thread is held meanwhile."""
+        await self._asent()
+        return await groups.afetch_group(self.group or "", failures, wait, count, self.cached)

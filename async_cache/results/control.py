@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any, Final
 
 from celery import current_app
+from kombu.exceptions import EncodeError
 
 from async_cache.control import NotSent, connected
 from async_cache.results.models import TaskResult
@@ -29,8 +30,8 @@ def send_again(row: TaskResult, connection: Any = None) -> str:
         The id of the new task.
 
     Raises:
-        NotSent: Its arguments are not stored, not complete, or redacted; or it is unknown here; or
-            the broker does not answer.
+        NotSent: Its arguments are not stored, not complete, or redacted, or no longer what it
+            takes; or it is unknown here; or the broker does not answer.
     """
     task: Any = current_app.tasks.get(row.task_name) if row.task_name else None
     if task is None:
@@ -39,7 +40,12 @@ def send_again(row: TaskResult, connection: Any = None) -> str:
         raise NotSent(f"{row.task_id}: the arguments of {row.task_name} are redacted.")
     args, kwargs = _read(row, row.task_args, tuple | list), _read(row, row.task_kwargs, dict)
     with connected() if connection is None else nullcontext(connection) as broker:
-        sent = task.apply_async(args, kwargs, connection=broker, retry=False)
+        try:
+            sent = task.apply_async(args, kwargs, connection=broker, retry=False)
+        except (TypeError, EncodeError) as error:
+            raise NotSent(
+                f"{row.task_id}: {row.task_name} does not take these arguments now: {error}"
+            ) from error
     return str(sent.id)
 
 

@@ -10,6 +10,7 @@ from django.db.models.constants import OnConflict
 
 from async_cache.results.apart import run_apart
 from async_cache.results.retrying import transaction_retry
+from async_cache.results.rows import id_length, refuse_id
 from async_cache.results.upsert import Rules, upsert
 from async_cache.results.utils import now
 
@@ -30,7 +31,11 @@ class GroupSequenceManager(models.Manager[M]):
 
         Returns:
             The first of them, from 0.
+
+        Raises:
+            UnstorableValue: No row can hold the label.
         """
+        refuse_id("group", group, id_length())
         alias = using or router.db_for_write(self.model)
         return run_apart(alias, lambda: self._reserve(group, places, using=alias), later=False)
 

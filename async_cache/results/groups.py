@@ -44,7 +44,12 @@ Cached = bool | float | None
 def _where(cached: Cached) -> bool:
     if cached is None:
         cached = get_results_settings().cached
-    return cached is not False
+    return bool(cached)
+
+
+def _label(group_id: object) -> str:
+    """Return a label as `async_task` takes it; empty for none, which is no group."""
+    return "" if group_id is None else str(group_id)
 
 
 class _Find:
@@ -77,11 +82,11 @@ class _Gather:
     """Ask a layer how many of a group ended."""
 
     def __init__(self, group_id: str, wait: float, count: int | None, cached: Cached) -> None:
-        self.group_id = group_id
+        self.group_id = _label(group_id)
         self.layer = get_layer(_where(cached))
         self.least = count or 1
         # With a count even a wait of 0 waits: for as long as the setting permits.
-        self.seconds = bound(-1 if count and not wait else wait)
+        self.seconds = bound(-1 if count and not wait else wait) if self.group_id else 0.0
 
     def ask(self) -> int:
         return self.layer.count(self.group_id).ended
@@ -90,7 +95,7 @@ class _Gather:
         return ended >= self.least
 
     def told(self, news: Mapping[Topic, int]) -> int:
-        return max(news.values())
+        return max(news.values(), default=0)
 
     def wait(self) -> None:
         if self.seconds:
@@ -195,7 +200,7 @@ def result_group(
     """
     gather = _Gather(group_id, wait, count, cached)
     gather.wait()
-    return values_of(gather.layer, group_id, failures)
+    return values_of(gather.layer, gather.group_id, failures)
 
 
 async def aresult_group(
@@ -208,7 +213,7 @@ async def aresult_group(
     """Return what `result_group` does."""
     gather = _Gather(group_id, wait, count, cached)
     await gather.await_()
-    return await sync_to_async(values_of)(gather.layer, group_id, failures)
+    return await sync_to_async(values_of)(gather.layer, gather.group_id, failures)
 
 
 def fetch_group(
@@ -270,7 +275,7 @@ def count_group(group_id: str, failures: bool = False, cached: Cached = None) ->
         failures: True counts only those that failed; False all that ended.
         cached: Where to look.
     """
-    return count_members(get_layer(_where(cached)), group_id, failures)
+    return count_members(get_layer(_where(cached)), _label(group_id), failures)
 
 
 def delete_group(group_id: str, tasks: bool = False, cached: Cached = None) -> int:
@@ -284,7 +289,7 @@ def delete_group(group_id: str, tasks: bool = False, cached: Cached = None) -> i
     Returns:
         How many members it had; 0 of an unknown group.
     """
-    return get_layer(_where(cached)).delete_group(group_id, tasks)
+    return get_layer(_where(cached)).delete_group(_label(group_id), tasks)
 
 
 acount_group = sync_to_async(count_group)

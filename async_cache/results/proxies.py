@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from asgiref.sync import sync_to_async
 from django.db import models
 
 from async_cache.results.layers import get_layer
@@ -53,7 +54,9 @@ class Task(TaskMeta):
     @classmethod
     def from_record(cls, record: Record, cached: bool) -> Task:
         """Return a record as an instance; one that was cached has no row."""
-        task = cls(**record_to_row(record))
+        # No column limits what is cached.
+        row = record_to_row(record.replace(id="", group=""))
+        task = cls(**row | {"task_id": record.id, "group": record.group or None})
         task.cached = cached
         return task
 
@@ -73,3 +76,7 @@ class Task(TaskMeta):
     def group_delete(self, tasks: bool = False) -> int:
         """Drop the label of the task's group, with ``tasks`` its members too."""
         return get_layer(self.cached).delete_group(self.group, tasks) if self.group else 0
+
+    agroup_result = sync_to_async(group_result)
+    agroup_count = sync_to_async(group_count)
+    agroup_delete = sync_to_async(group_delete)

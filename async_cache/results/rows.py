@@ -10,10 +10,18 @@ from django.conf import settings
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from async_cache.exceptions import ConfigurationError
+from async_cache.exceptions import ConfigurationError, UnstorableValue
 from async_cache.results.exceptions import RecordRejected
 
-__all__ = ["LENGTH_SETTING", "IdField", "from_text", "id_length", "to_text"]
+__all__ = [
+    "LENGTH_SETTING",
+    "IdField",
+    "from_text",
+    "id_length",
+    "refuse_id",
+    "storable",
+    "to_text",
+]
 
 LENGTH_SETTING: Final = "DJANGO_CELERY_RESULTS_TASK_ID_MAX_LENGTH"
 DEFAULT_LENGTH: Final = 255
@@ -67,6 +75,31 @@ class IdField(_CharField):
             padded = "nopad_bin" if getattr(connection, "mysql_is_mariadb", False) else "bin"
             parameters["collation"] = f"{charset}_{padded}"
         return parameters
+
+
+def refuse_id(name: str, value: str | None, length: int | None) -> None:
+    """Refuse an id or a label that no row can hold; it cannot be cut or changed.
+
+    Raises:
+        UnstorableValue: It is longer than its column, or holds what is no text to a database.
+    """
+    if value is None:
+        return
+    if storable(value) != value:
+        raise UnstorableValue(f"The {name} {value[:20]!r} holds NUL or half a character.")
+    if length is not None and len(value) > length:
+        raise UnstorableValue(
+            f"The {name} {value[:20]!r}… has {len(value)} characters, its column {length}. Use "
+            f"a shorter one, or set {LENGTH_SETTING} and run "
+            "`manage.py async_cache resize_task_id`."
+        )
+
+
+def storable(text: str) -> str:
+    """Return a text as every database takes it: NUL and lone surrogates as escapes."""
+    if "\x00" in text:
+        text = text.replace("\x00", "\\x00")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def to_text(value: bytes, encoding: str) -> str:

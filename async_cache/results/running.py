@@ -149,7 +149,7 @@ def _ended(record: Record, message: CallMessage, site: Site) -> Record:
         value = _call(message.path, message.args, message.kwargs, site.timeout)
         encoded = encode_value(value, message.id)
         state, trace = SUCCESS, ""
-    except Exception as error:  # noqa: BLE001 - whatever the project's function raises is kept
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it raises is kept
         late = isinstance(error, site.timeouts)
         encoded = encode_error(_late(message.path, site.timeout) if late else error)
         state, trace = FAILURE, "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
@@ -166,7 +166,7 @@ def _tell_hook(record: Record, message: CallMessage, site: Site) -> None:
     task = Task.from_record(record, message.cached is not False)
     try:
         _call(message.hook, (task,), {}, None)
-    except Exception as error:  # noqa: BLE001 - logged and announced
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - logged and announced
         kind = error_name(error)
         logger.error("The hook %s of the task %s raised %s.", message.hook, message.id, kind)
         announce(hook_failed, task_id=message.id, hook=message.hook, error=error, error_type=kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from django.db import models
@@ -75,14 +75,14 @@ def purge(
             progress(total.deleted + deleted)
 
     for where, age in by_state(kept):
-        before = moment - timedelta(seconds=age)
+        before = _before(moment, age)
         total += delete_batches(
             TaskResult, alias, where, before, batch=batch, deadline=deadline, progress=told
         )
     if cap is not None:
         total += delete_beyond_cap(TaskResult, alias, cap, batch=batch, deadline=deadline)
         told(0)
-    oldest = moment - timedelta(seconds=max(kept.values()))
+    oldest = _before(moment, max(kept.values()))
     for model, field in _OTHERS:
         total += delete_batches(
             model,
@@ -95,3 +95,11 @@ def purge(
             progress=told,
         )
     return total
+
+
+def _before(moment: datetime, age: float) -> datetime:
+    """Return the moment that long ago, or one before all rows."""
+    try:
+        return moment - timedelta(seconds=age)
+    except OverflowError:
+        return moment.replace(year=1970, month=1, day=1)

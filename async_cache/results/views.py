@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import wraps
+from itertools import islice
 from typing import Any, Final
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -117,7 +118,8 @@ def _members(group_id: str) -> list[Record]:
         members = (get_cache_layer() if first is database else database).group(group_id)
     if not members:
         row = GroupResult.objects.filter(group_id=group_id).first()
-        ids = list(dict.fromkeys(_saved_ids(row)))[:MAX_MEMBERS] if row is not None else []
+        saved = _saved_ids(row) if row is not None else ()
+        ids = list(dict.fromkeys(islice(saved, MAX_MEMBERS)))
         found = get_database_layer().get_many(ids)
         if NO_RECORD in found:
             others = get_cache_layer().get_many(ids)

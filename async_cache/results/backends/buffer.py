@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from celery.signals import worker_process_shutdown, worker_shutdown
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
 
 from async_cache import clock, threads
 from async_cache.results.managers import TASK_RULES
+from async_cache.signals import error_name
 
 __all__ = ["RowBuffer", "flush_rows", "get_buffer"]
 
@@ -75,20 +76,43 @@ class RowBuffer:
     def _try(self, batch: Sequence[Mapping[str, Any]]) -> bool:
         try:
             self._write(batch)
-        except (DatabaseError, InterfaceError):
-            moment = clock.monotonic()
-            if self._failing_since is None:
-                self._failing_since = moment
-            if moment - self._failing_since > GIVE_UP_SECONDS:
-                logger.exception("%d rows of results were not stored.", len(batch))
-                return True
-            logger.warning("Rows of results wait: the database fails.", exc_info=True)
-            with self._changed:
-                for row in batch:
-                    self._keep(row, older=True)
-            return False
-        self._failing_since = None
+        except Exception as error:  # noqa: BLE001 - logged, with the one row that it is about
+            passing = isinstance(error, DatabaseError | InterfaceError)
+            if passing and not isinstance(error, DataError | IntegrityError):
+                return self._wait_with(batch, error)
+            if len(batch) > 1:
+                return self._try_each(batch)
+            kind = error_name(error)
+            logger.error(
+                "The row of %s is refused, and was not stored: %s.", batch[0]["task_id"], kind
+            )
+        else:
+            self._failing_since = None
         return True
+
+    def _wait_with(self, batch: Sequence[Mapping[str, Any]], error: Exception) -> bool:
+        moment = clock.monotonic()
+        if self._failing_since is None:
+            self._failing_since = moment
+        if moment - self._failing_since > GIVE_UP_SECONDS:
+            logger.error("%d rows of results were not stored.", len(batch), exc_info=error)
+            return True
+        logger.warning("Rows of results wait: the database fails.", exc_info=error)
+        self._keep_all(batch)
+        return False
+
+    def _try_each(self, batch: Sequence[Mapping[str, Any]]) -> bool:
+        """Write row by row, so that one which the database refuses takes no other with it."""
+        for place, row in enumerate(batch, 1):
+            if not self._try([row]):
+                self._keep_all(batch[place:])
+                return False
+        return True
+
+    def _keep_all(self, batch: Sequence[Mapping[str, Any]]) -> None:
+        with self._changed:
+            for row in batch:
+                self._keep(row, older=True)
 
     def _keep(self, row: Mapping[str, Any], older: bool = False) -> None:
         held = self._rows.get(row["task_id"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from collections.abc import Mapping
 from types import FunctionType
 from typing import Any, Final
@@ -25,8 +26,11 @@ from async_cache.results.pickles import PICKLE, seal, unseal
 from async_cache.results.records import READY_STATES, STARTED, Record
 from async_cache.results.rows import from_text, to_text
 from async_cache.results.utils import from_timestamp
+from async_cache.signals import error_name
 
 __all__ = ["ContentsMixin", "error_data", "rebuild_error"]
+
+logger = logging.getLogger("async_cache.results")
 
 # Kept in fields of their own, or not at all: the rest of Celery's meta is the record's meta.
 _FIELDS: Final = frozenset(
@@ -177,7 +181,12 @@ class ContentsMixin(WaitingMixin):
         args, kwargs = getattr(request, "args", None), getattr(request, "kwargs", None)
         redact = _redactor(task)
         if redact is not None:
-            args, kwargs = redact(args or (), kwargs or {})
+            try:
+                args, kwargs = redact(args or (), kwargs or {})
+            except Exception as error:  # noqa: BLE001 - the result is worth more than its arguments
+                kind = error_name(error)
+                logger.error("The redact of %s raised %s: no arguments kept.", request.task, kind)
+                return "", ""
             return saferepr(args), saferepr(kwargs)
         # What the sender wrote for others to see, else the arguments.
         texts = (getattr(request, "argsrepr", None), getattr(request, "kwargsrepr", None))

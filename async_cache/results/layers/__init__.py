@@ -25,7 +25,7 @@ def get_layer(cached: bool | float | None = None) -> Layer:
     """
     if cached is None:
         cached = get_results_settings().cached
-    return get_database_layer() if cached is False else get_cache_layer()
+    return get_cache_layer() if cached else get_database_layer()
 
 
 def get_cache_layer(alias: str | None = None) -> Layer:

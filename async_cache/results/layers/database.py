@@ -139,7 +139,7 @@ class DatabaseLayer(Layer):
 
     def group(self, group_id: str) -> list[Record]:
         with _available():
-            members = [_open(row) for row in self._rows.filter(group=group_id).order_by()]
+            members = [_open(row) for row in self._rows.filter(group__in=[group_id]).order_by()]
         return in_call_order(record for record in members if record is not NO_RECORD)
 
     def count(self, group_id: str) -> Counts:
@@ -151,7 +151,8 @@ class DatabaseLayer(Layer):
 
     def delete_group(self, group_id: str, tasks: bool = False) -> int:
         with _available():
-            members = self._rows.filter(group=group_id).order_by()
+            # Not by equality: with None that would be all rows without a group.
+            members = self._rows.filter(group__in=[group_id]).order_by()
             number = members.delete()[0] if tasks else members.update(group=None, sequence=None)
             GroupSequence.objects.using(members.db).filter(group=group_id).delete()
         return number

@@ -8,12 +8,12 @@ from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 from django.db import models
 
-from async_cache.exceptions import UnstorableValue
 from async_cache.results import notices
 from async_cache.results.apart import run_apart
 from async_cache.results.managers.base import ResultManager
 from async_cache.results.records import READY_STATES, rank
 from async_cache.results.retrying import transaction_retry
+from async_cache.results.rows import refuse_id, storable
 from async_cache.results.upsert import Rules, upsert_many
 from async_cache.results.utils import now
 
@@ -176,10 +176,13 @@ class TaskResultManager(ResultManager[M]):
         row["rank"] = rank(row["retries"], row["status"])
         row["hidden"] = False
         for name in ("task_id", "group"):
-            self._refuse_long(name, row[name])
+            refuse_id(name, row[name], self._length(name))
+        for name in ("traceback", "task_args", "task_kwargs"):
+            if row[name] is not None:
+                row[name] = storable(row[name])
         for name in ("task_name", "periodic_task_name", "worker"):
             if row[name] is not None:
-                row[name] = row[name][: self._length(name)]
+                row[name] = storable(row[name])[: self._length(name)]
         return row
 
     def store_row(
@@ -252,12 +255,3 @@ class TaskResultManager(ResultManager[M]):
     def _length(self, name: str) -> int | None:
         length: int | None = self.model._meta.get_field(name).max_length  # type: ignore[union-attr]
         return length
-
-    def _refuse_long(self, name: str, value: str | None) -> None:
-        length = self._length(name)
-        if value is not None and length is not None and len(value) > length:
-            raise UnstorableValue(
-                f"The {name} {value[:20]!r}… has {len(value)} characters, its column {length}. Use "
-                "a shorter one, or set DJANGO_CELERY_RESULTS_TASK_ID_MAX_LENGTH and run "
-                "`manage.py async_cache resize_task_id`."
-            )

@@ -1,0 +1,221 @@
+"""The result store: odd labels, texts that no database takes, rows that are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery.app.task import Context
+from django.db import connections
+
+from async_cache import ConfigurationError, UnstorableValue, results
+from async_cache.control import NotSent
+from async_cache.results import (
+    AsyncTask,
+    TaskFailed,
+    apart,
+    async_task,
+    fetch,
+    result,
+    result_group,
+)
+from async_cache.results.backends.buffer import RowBuffer
+from async_cache.results.control import send_again
+from async_cache.results.models import TaskResult
+from async_cache.results.upkeep import purge
+from tests.celery_app import app as celery_app
+from tests.results.celery_support import make_app
+from tests.results.databases import on_databases
+
+HERE = __name__
+ON_SQLITE = pytest.mark.django_db(transaction=True)
+EVERYWHERE = pytest.mark.parametrize("cached", [False, True])
+
+
+@pytest.fixture
+def _on_postgres(settings: Any) -> Iterator[None]:
+    settings.DATABASE_ROUTERS = ["tests.results.databases.RowsOnPostgres"]
+    yield
+    apart.close()
+
+
+def raise_text(text: str) -> None:
+    raise ValueError(text)
+
+
+async def cancelled() -> None:
+    raise asyncio.CancelledError("by itself")
+
+
+@ON_SQLITE
+@EVERYWHERE
+def test_no_label_is_no_group_and_not_all_that_have_none(cached: bool) -> None:
+    task_id = async_task("math.floor", 2.5, sync=True, cached=cached)
+    none: Any = None
+    assert result_group(none, cached=cached) == []
+    assert result_group(none, count=1, cached=cached) == []
+    assert list(results.fetch_group(none, cached=cached)) == []
+    assert results.count_group(none, cached=cached) == 0
+    assert results.delete_group(none, tasks=True, cached=cached) == 0
+    assert results.get_layer(cached).delete_group(none or "", tasks=True) == 0
+    assert result(task_id, cached=cached) == 2
+
+
+@ON_SQLITE
+def test_the_layer_of_the_database_takes_no_label_for_none() -> None:
+    task_id = async_task("math.floor", 2.5, sync=True)
+    none: Any = None
+    assert results.get_layer(False).delete_group(none, tasks=True) == 0
+    assert results.get_layer(False).group(none) == []
+    assert result(task_id) == 2
+
+
+@ON_SQLITE
+@EVERYWHERE
+def test_a_label_may_be_a_number(cached: bool) -> None:
+    number: Any = 5
+    async_task("math.floor", 2.5, group=5, sync=True, cached=cached)
+    assert result_group(number, count=1, cached=cached) == [2]
+    assert results.count_group(number, cached=cached) == 1
+    assert results.delete_group(number, cached=cached) == 1
+
+
+@ON_SQLITE
+def test_what_is_cached_may_have_a_longer_label_than_a_row() -> None:
+    label = "g" * 300
+    async_task("math.floor", 2.5, group=label, sync=True, cached=True)
+    [task] = results.fetch_group(label, cached=True)
+    assert (task.group, task.result, task.group_count()) == (label, 2, 1)
+
+
+@on_databases
+@pytest.mark.usefixtures("_on_postgres")
+@pytest.mark.parametrize("label", ["g" * 300, "g\x00", "g\ud800"])
+def test_a_label_that_no_row_can_hold_is_refused_at_the_call(label: str) -> None:
+    with pytest.raises(UnstorableValue, match="group"):
+        async_task("math.floor", 2.5, group=label, sync=True, cached=False)
+
+
+@on_databases
+@pytest.mark.parametrize("text", ["a\x00b", "a\ud800b"])
+@pytest.mark.parametrize("place", ["sqlite", "postgres"])
+def test_an_error_with_text_that_no_database_takes_is_kept(
+    text: str, place: str, request: pytest.FixtureRequest
+) -> None:
+    if place == "postgres":
+        request.getfixturevalue("_on_postgres")
+    task_id = async_task(f"{HERE}.raise_text", text, sync=True)
+    error = result(task_id)
+    assert (type(error), str(error)) == (ValueError, text)
+    traceback = TaskResult.objects.get(task_id=task_id).traceback
+    assert traceback is not None
+    assert "raise_text" in traceback
+    assert text not in traceback
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("bad", [-5, float("nan"), float("inf"), "yes"])
+@pytest.mark.parametrize("option", ["cached", "timeout"])
+def test_a_time_that_is_none_is_refused_at_the_call(option: str, bad: Any) -> None:
+    with pytest.raises(ConfigurationError, match=option):
+        async_task("math.floor", 2.5, sync=True, **{option: bad})
+
+
+@ON_SQLITE
+def test_zero_is_no_timeout_and_no_cache() -> None:
+    with pytest.raises(ConfigurationError, match="timeout"):
+        async_task("math.floor", 2.5, sync=True, timeout=0)
+    # As False is: nothing is kept for no time at all.
+    task_id = async_task("math.floor", 2.5, sync=True, cached=0)
+    assert result(task_id, cached=0) == result(task_id, cached=False) == 2
+
+
+@ON_SQLITE
+def test_a_coroutine_that_was_cancelled_has_failed() -> None:
+    task_id = async_task(f"{HERE}.cancelled", sync=True)
+    error = result(task_id)
+    assert isinstance(error, TaskFailed)
+    assert error.error_type == "asyncio.exceptions.CancelledError"
+
+
+@ON_SQLITE
+def test_a_redact_that_fails_keeps_the_result_and_no_arguments() -> None:
+    app = make_app(result_backend="async-cache-db", result_extended=True)
+
+    def redact(args: Any, kwargs: Any) -> Any:
+        raise ZeroDivisionError
+
+    @app.task(name="charge", shared=False, redact=redact)
+    def charge(card: str) -> str:
+        return "charged"
+
+    app.finalize()
+    request = Context({"id": "r", "task": "charge", "args": ("4711",), "argsrepr": "('4711',)"})
+    app.backend.mark_as_done("r", "charged", request=request)
+    row = TaskResult.objects.get(task_id="r")
+    assert row.result == '"charged"'
+    assert row.task_args is None
+
+
+@on_databases
+@pytest.mark.usefixtures("_on_postgres")
+def test_a_row_that_the_database_refuses_takes_no_other_with_it() -> None:
+    rows = TaskResult.objects
+    buffer = RowBuffer(rows.store_rows)
+    buffer._thread = threading.current_thread()  # flushed below
+    empty = dict.fromkeys(
+        ("traceback", "meta", "periodic_task_name", "task_name", "task_args", "task_kwargs")
+    )
+    for number in range(5):
+        state = "SUCCESS" if number != 2 else "S" * 60
+        known = {"content_type": "", "content_encoding": "", "result": "1", "worker": None}
+        buffer.put(rows.make_row(task_id=f"t{number}", status=state, **known, **empty))
+    assert buffer.flush()
+    assert set(rows.values_list("task_id", flat=True)) == {"t0", "t1", "t3", "t4"}
+
+
+@ON_SQLITE
+def test_a_task_whose_arguments_changed_is_not_sent_again() -> None:
+    @celery_app.task(name="regressions.two", shared=False)
+    def two(first: int, second: int) -> int:
+        return first + second
+
+    row = TaskResult(task_id="t", task_name=two.name, task_args="(1,)", task_kwargs="{}")
+    with pytest.raises(NotSent, match="second"):
+        send_again(row)
+
+
+@ON_SQLITE
+def test_an_age_before_all_dates_purges_nothing() -> None:
+    async_task("math.floor", 2.5, sync=True)
+    assert purge({"SUCCESS": 1e12}).deleted == 0
+
+
+@ON_SQLITE
+@EVERYWHERE
+def test_calls_and_tasks_have_twins_for_event_loops(cached: bool) -> None:
+    async def ask() -> None:
+        call = AsyncTask("math.floor", 2.5, group="g", sync=True, cached=cached)
+        assert await call.aresult() == 2
+        task = await call.afetch()
+        assert task is not None
+        assert await call.aresult_group(count=1) == [2]
+        assert [one.task_id async for one in _each(await call.afetch_group())] == [call.id]
+        assert (await task.agroup_result(), await task.agroup_count()) == ([2], 1)
+        assert await task.agroup_delete() == 1
+        assert await call.arun() == call.id
+
+    async def _each(found: Any) -> Any:
+        if isinstance(found, list):
+            for one in found:
+                yield one
+        else:
+            async for one in found:
+                yield one
+
+    asyncio.run(ask())
+    assert fetch("no", cached=cached) is None
+    connections.close_all()
