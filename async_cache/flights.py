@@ -84,7 +84,7 @@ def finish(key: str, flight: Flight, answer: Any, *, linger: bool = False) -> No
             del _flights[key]
             if linger and len(_lingering) < MAX_LINGERING:
                 flight.ends = clock.monotonic() + LINGER_SECONDS
-                _lingering.setdefault(key, flight)
+                _lingering[key] = flight
     flight.set_result(answer)
 
 
