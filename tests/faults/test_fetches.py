@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
@@ -18,14 +19,17 @@ import psutil
 import pytest
 
 from async_cache import AsyncCacheJob, guards, signals
-from async_cache.dispatchers.thread import MAX_THREADS
+from async_cache.dispatchers.base import Refresh
+from async_cache.dispatchers.thread import MAX_THREADS, ThreadDispatcher
 from async_cache.exceptions import FetchUnavailable
-from async_cache.policy import BACKOFF_CAP, BACKOFF_FIRST
+from async_cache.policy import BACKOFF_CAP, BACKOFF_FIRST, expiry
+from async_cache.press import _refresh
 from async_cache.testing import Clock, freeze
 from tests.dispatchers.support import eventually, heard
+from tests.faults.breaks import Break, caught
 from tests.faults.fleet import Fleet, fleet_over
 from tests.faults.scale import count, judge
-from tests.faults.worker_jobs import LEASE, ORDERS, STARTED, Hanging
+from tests.faults.worker_jobs import BREAKS, LEASE, ORDERS, STARTED, Hanging
 
 TTL, GRACE = 60.0, 600.0
 HOUR = 3600.0
@@ -71,7 +75,7 @@ class Moody(AsyncCacheJob[str]):
         now = self.clock.now()
         if history.failures_in_a_row:
             # The promise, by a reckoning of our own: half a step at least lies between two.
-            step = min(BACKOFF_CAP, BACKOFF_FIRST * 2 ** (history.failures_in_a_row - 1))
+            step = min(BACKOFF_CAP, BACKOFF_FIRST * 2 ** min(history.failures_in_a_row, 7) / 2)
             passed = now - history.failed[-1]
             if passed < step / 2:
                 history.problems.append(f"fetched again after {passed:g} s of {step:g} s")
@@ -148,7 +152,7 @@ def check_hour(mood: str, keys: int, step: float) -> None:
 
 @pytest.mark.parametrize("mood", MOODS)
 def test_an_hour_of_a_fetch_that(alias: str, mood: str) -> None:
-    check_hour(mood, count(2, 20), count(5, 1))
+    check_hour(mood, count(2, 5), count(5, 1))
 
 
 # --- fetches that hang --------------------------------------------------------------------------
@@ -239,7 +243,7 @@ def check_abandoned() -> None:
         eventually(lambda: len(Stuck.begun) == len(names), 10)
         begun = time.monotonic()
         for name in names + others:
-            eventually(lambda name=name: job.get(name) == f"{name} new", 10)
+            eventually(partial(_is_new, name), 10)
         bound = job.fetch_timeout + job.lease + 1.5
         judge(label, "all fresh, s", time.monotonic() - begun, bound, generous=10)
         with heard(signals.refresh_refused) as refused:
@@ -250,6 +254,10 @@ def check_abandoned() -> None:
             assert job.peek(name) == f"{name} new", "a late answer was stored"
     finally:
         Stuck.opened.set()
+
+
+def _is_new(name: str) -> bool:
+    return Stuck().get(name) == f"{name} new"
 
 
 def test_a_fetch_that_hangs_is_stopped(fleet: Fleet) -> None:
@@ -264,3 +272,66 @@ def test_a_fetch_that_hangs_and_does_not_listen(fleet: Fleet) -> None:
 def test_a_fetch_that_hangs_in_a_thread_is_abandoned(settings: Any, redis_caches: str) -> None:
     settings.ASYNC_CACHE = {"CACHE": "redis", "DISPATCHER": "thread", "IO_TIMEOUT": 10}
     check_abandoned()
+
+
+# --- breaks -------------------------------------------------------------------------------------
+
+
+def _later(started: float, *options: float) -> tuple[float, float]:
+    return expiry(started + SLOW_SECONDS, *options)
+
+
+def _without_limit(*given: Any) -> Refresh:
+    return _refresh(*given)._replace(fetch_timeout=600.0)
+
+
+def _counting_all(dispatcher: ThreadDispatcher) -> int:
+    return MAX_THREADS - len(dispatcher._ends)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("alias", ["redis"], indirect=True)
+@pytest.mark.parametrize(
+    ("broken", "mood"),
+    [
+        (
+            Break("nothing backs off", "async_cache.policy.Failure.remaining", lambda self, now: 0),
+            "raises",
+        ),
+        (
+            Break("age counts from the end", "async_cache.sealing.expiry", _later),
+            "is slow and raises",
+        ),
+        (
+            Break("a failure is the end", "async_cache.policy.BACKOFF_FIRST", HOUR),
+            "recovers",
+        ),
+    ],
+    ids=str,
+)
+def test_the_hour_notices(alias: str, broken: Break, mood: str) -> None:
+    caught(broken, lambda: check_hour(mood, 2, 1))
+
+
+@pytest.mark.faults
+def test_the_check_notices_a_fetch_without_limit(fleet: Fleet) -> None:
+    broken = Break("no fetch has a limit", "async_cache.press._refresh", _without_limit)
+    caught(broken, lambda: check_hung(fleet))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Break("commits are not fenced", *BREAKS["commits are not fenced"]),
+        Break(
+            "threads that hang count",
+            "async_cache.dispatchers.thread.ThreadDispatcher._room",
+            _counting_all,
+        ),
+    ],
+    ids=str,
+)
+def test_the_check_notices_threads(settings: Any, redis_caches: str, broken: Break) -> None:
+    settings.ASYNC_CACHE = {"CACHE": "redis", "DISPATCHER": "thread", "IO_TIMEOUT": 10}
+    caught(broken, check_abandoned)

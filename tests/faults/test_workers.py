@@ -45,7 +45,7 @@ def stored(name: str, number: int) -> list[str]:
 
 def check_reader(reader: Reader, label: str) -> None:
     assert not reader.errors, reader.errors[:3]
-    judge(label, "longest read, ms", 1000 * reader.longest, 100, generous=1000)
+    judge(label, "longest read, ms", 1000 * reader.longest, 250, generous=1000)
 
 
 def check_kills(fleet: Fleet, kills: int, together: int = 4) -> None:
