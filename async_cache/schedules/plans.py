@@ -31,7 +31,7 @@ class Plan(NamedTuple):
     """When a job is refreshed by the clock.
 
     Attributes:
-        job: Its name.
+        job: The name of its class.
         schedule: When: an interval, a crontab, or another schedule of Celery.
         instance: The job, ready for use.
         given: The calls to keep warm, where the job's own are not meant.
@@ -137,7 +137,8 @@ def plan_of(
         return Plan(name, schedule, instance, given)
     if every is None and declared is None:
         return None
-    return make_plan(instance, every, declared)._replace(given=given)
+    # By this name a worker finds it; that of a job of a model goes on with the model's label.
+    return make_plan(instance, every, declared)._replace(job=name, given=given)
 
 
 def make_plan(instance: Any, every: float | None, declared: Any) -> Plan:

@@ -110,6 +110,8 @@ def tick(plan: Plan, every: float | None = None, part: int = 0, parts: int = 1) 
     """
     ticked = Ticked()
     runtime = plan.instance._runtime
+    if not runtime.enabled:
+        return ticked  # each get fetches, and nothing is stored
     seconds = period(plan.schedule) if every is None else every
     spread = spread_of(seconds)
     for addresses in _chunks(_addresses(plan, part, parts)):

@@ -54,7 +54,7 @@ def turn() -> int:
     asked = 0
     for runtime in rota.runtimes():
         try:
-            asked += _warm(runtime)
+            asked += _warm(runtime) if runtime.enabled else 0
         except StoreUnavailable:
             continue  # announced by the store
         except Exception as error:  # noqa: BLE001 - a job's own code must not end the thread
@@ -112,18 +112,21 @@ def _run() -> None:
 
 
 _thread: threading.Thread | None = None
+_lock = threading.Lock()
 
 
 def start() -> None:
     """Keep values warm in this process from now on."""
     global _thread
-    if _thread is None:
-        _thread = threads.start("warming", _run)
+    with _lock:
+        if _thread is None:
+            _thread = threads.start("warming", _run)
 
 
 def _start_anew() -> None:
-    global _thread
+    global _thread, _lock
     started, _thread = _thread is not None, None
+    _lock = threading.Lock()  # another thread may have held it at the fork
     if started:
         start()
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from celery.schedules import crontab
+from django.contrib.auth import get_user_model
 from django.core.management import CommandError
 from django.utils import translation
 
-from async_cache import QuerySetFilterJob, QuerySetGetJob, publisher
+from async_cache import QuerySetFilterJob, QuerySetGetJob, cached, publisher
 from async_cache.exceptions import ConfigurationError, UnknownJob
 from async_cache.jobs import registry
 from async_cache.schedules import all_plans, beat_schedule, models
@@ -51,6 +52,10 @@ def calls_in(shelf: Shelf) -> list[Any]:
 
 
 NAME = f"{__name__}.Rates"
+
+
+def function_without_arguments() -> int:
+    return 1
 
 
 def tick(name: str, part: int = 0, parts: int = 1) -> Ticked:
@@ -222,6 +227,31 @@ class TestTick:
     )
     def test_when_a_call_is_due(self, fresh_for: float | None, old: float, due: bool) -> None:
         assert due is is_due(fresh_for=fresh_for, old=old, fetch_seconds=0.5, period=300, spread=30)
+
+    def test_nothing_is_asked_for_where_caching_is_off(
+        self, make: Callable[..., Any], settings: Any
+    ) -> None:
+        job = make(refresh_every=300, refresh_calls=[("EUR",)])
+        settings.ASYNC_CACHE = {**settings.ASYNC_CACHE, "ENABLED": False}
+        assert run_tick(NAME) == {"asked": 0, "fresh": 0, "left": 0}
+        publisher.drain(5)
+        assert not shelf_of(job).messages
+
+    def test_a_job_of_a_model_and_a_cached_function(self, make: Callable[..., Any]) -> None:
+        class Users(QuerySetGetJob[Any]):
+            model = get_user_model()
+            refresh_every = 5
+            refresh_calls = ({"username": "bob"}, {"pk": 1})
+
+        cached(refresh_every=7)(function_without_arguments)
+        told = {plan.job: list(plan.calls()) for plan in all_plans()}
+        assert sorted(told.values(), key=len) == [
+            [((), {})],
+            [((), {"username": "bob"}), ((), {"pk": 1})],
+        ]
+        # A tick finds them by these names.
+        assert sorted(run_tick(name)["asked"] for name in told) == [1, 2]
+        publisher.drain(5)
 
     def test_a_job_that_lost_its_schedule(self, make: Callable[..., Any]) -> None:
         make()

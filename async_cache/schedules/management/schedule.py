@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
+from django.db import IntegrityError
 
 from async_cache.management.subcommands import Subcommand
 
@@ -87,6 +88,11 @@ def _write_rows(command: BaseCommand, options: Mapping[str, Any], found: Sequenc
         changes = write(found, dry_run=options["dry_run"])
     except ValidationError as error:
         raise CommandError(" ".join(error.messages)) from error
+    except IntegrityError as error:
+        raise CommandError(
+            "Another has written the schedule at the same time, and nothing was written here. "
+            "Run this again."
+        ) from error
     would = "would be " if options["dry_run"] else ""
     for change in changes:
         command.stdout.write(f"{would}{change.what}: {change.name}  {change.detail}")

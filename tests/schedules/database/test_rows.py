@@ -178,6 +178,19 @@ def test_a_failure_in_its_middle_leaves_nothing(
     assert not rows()
 
 
+def test_two_who_write_at_once(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, using: str
+) -> None:
+    make(refresh_every=5, refresh_calls=[("EUR",)])
+    every = IntervalSchedule.objects.create(every=5, period="seconds")
+    beat.PeriodicTask.objects.create(name=ROW, task=TASK_NAME, interval=every)
+    # The other's row came after this one had looked.
+    monkeypatch.setattr(PeriodicTask.objects, "filter", lambda **given: PeriodicTask.objects.none())
+    monkeypatch.setattr(beat.PeriodicTask, "validate_unique", lambda self: None)
+    with pytest.raises(CommandError, match="Run this again"):
+        write()
+
+
 def test_a_tick_goes_by_the_schedule_of_its_row(make: Callable[..., Any]) -> None:
     make(refresh_every=300, refresh_calls=[("EUR",)])
     write()
