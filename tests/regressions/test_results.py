@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from async_cache.results import (
     result,
     result_group,
 )
+from async_cache.results.backends import cache
 from async_cache.results.backends.buffer import RowBuffer
 from async_cache.results.control import send_again
 from async_cache.results.models import TaskResult
@@ -219,3 +221,41 @@ def test_calls_and_tasks_have_twins_for_event_loops(cached: bool) -> None:
     asyncio.run(ask())
     assert fetch("no", cached=cached) is None
     connections.close_all()
+
+
+@pytest.mark.parametrize("lease", [0.3])
+def test_a_body_that_takes_longer_to_call_than_its_lease_is_called_once(
+    lease: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app: Any = make_app(result_backend="async-cache")
+
+    @app.task(name="total", shared=False)
+    def total(values: list[int]) -> int:
+        return sum(values)
+
+    app.finalize()
+    monkeypatch.setattr(cache, "CHORD_LEASE", lease)
+    begun, calls = threading.Event(), []
+
+    def call_slowly(*_: Any) -> None:
+        calls.append(1)
+        begun.set()
+        # As a broker that takes its time.
+        time.sleep(4 * lease)
+
+    monkeypatch.setattr(cache, "call_body", call_slowly)
+    body = total.s()
+    body.freeze()
+    app.backend.apply_chord(
+        (app.GroupResult("slow", [app.AsyncResult("a")]).id, [app.AsyncResult("a")]), body
+    )
+    request = Context({"id": "a", "task": "add", "group": "slow", "chord": body})
+    first = threading.Thread(
+        target=app.backend.mark_as_done, args=("a", 1), kwargs={"request": request}
+    )
+    first.start()
+    assert begun.wait(10)
+    # Delivered again meanwhile.
+    app.backend.mark_as_done("a", 1, request=request)
+    first.join(10)
+    assert calls == [1]

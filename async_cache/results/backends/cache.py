@@ -1,8 +1,29 @@
-"""The result backend over any cache of Django: ``result_backend = "async-cache"``."""
+"""The result backend over any cache of Django: ``result_backend = "async-cache"``.
+
+A chord here has no lock. Why its body is called, and once however its parts meet:
+
+1. *Somebody asks to call.* Each part is a member of the parts' group before it counts them, and its
+   second delivery is the same member. So whichever member is written last counts all of them.
+2. *One of them may.* ``add`` decides, atomically, who is the caller. Other parts leave. The same
+   part, delivered twice, waits until the caller's mark is gone: then the caller was killed, since
+   it renews the mark for as long as it lives.
+3. *Nobody comes later.* The caller writes DONE over its mark, with nothing in between, and only
+   then deletes the header and the parts. Who read the header before meets DONE, also where late
+   parts fill a new group; who reads it after finds none.
+
+Two calls are left, both under one task id: the caller was killed after the body was published and
+before DONE; or the cache dropped the mark, or the caller stood still for the whole of a lease. None
+is left by a caller that is killed and whose message never comes again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import Any, Final
 
 from celery.backends.base import KeyValueStoreBackend
@@ -10,17 +31,20 @@ from django.core.cache import BaseCache, caches
 from kombu.serialization import dumps
 from kombu.utils.encoding import bytes_to_str
 
-from async_cache import clock, conf
+from async_cache import clock, conf, threads
 from async_cache.results.backends.chords import ChordsMixin, call_body
 from async_cache.results.conf import get_results_settings
 from async_cache.results.layers import Layer, get_cache_layer
 from async_cache.results.pickles import PICKLE, seal
 from async_cache.results.records import NO_RECORD, Record
+from async_cache.signals import error_name
 
 __all__ = ["CacheBackend"]
 
+logger = logging.getLogger("async_cache.results")
+
 CHORD_LEASE: Final = 10
-"""Seconds in which the last part of a chord has called its body."""
+"""Seconds after which a caller of a chord's body that is not heard of was killed."""
 CHORD_LOOK: Final = 0.2
 """Seconds between the looks of the same part, delivered again meanwhile."""
 DONE: Final = "-done"
@@ -164,11 +188,36 @@ class CacheBackend(ChordsMixin, KeyValueStoreBackend):
             members = {m.id.removeprefix(f"{group}:"): m for m in self.layer.group(group)}
             return {name: self.meta_of(member) for name, member in members.items()}
 
-        call_body(self, parts, load, request)
+        with self._staying(request):
+            call_body(self, parts, load, request)
         # This mark stays: a part may have seen the header before.
         self.set(self._chord(request.group, "caller"), DONE)
         self.delete(self._chord(request.group))
         self.layer.delete_group(group, tasks=True)
+
+    @contextmanager
+    def _staying(self, request: Any) -> Iterator[None]:
+        """Stay the caller for as long as the block takes: a broker may be slow."""
+        name, over = self._chord(request.group, "caller"), threading.Event()
+
+        def renew() -> None:
+            try:
+                while not over.wait(CHORD_LEASE / 3):
+                    if self.cache_backend.get(name) != request.id:
+                        return
+                    self.cache_backend.touch(name, CHORD_LEASE)
+            except Exception as error:  # noqa: BLE001 - whatever a cache raises
+                logger.warning("The chord %s is not renewed: %s", request.group, error_name(error))
+            finally:
+                threads.close_connections()
+
+        thread = threads.start("chord", partial(copy_context().run, renew))
+        try:
+            yield
+        finally:
+            over.set()
+            if thread is not None:
+                thread.join(CHORD_LEASE)
 
     def _chord(self, group_id: str, part: str = "header") -> str:
         return f"{bytes_to_str(self.chord_keyprefix)}{group_id}:{part}"
