@@ -9,13 +9,17 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import current_app, schedules
 from celery.app.task import Task
+from django.apps import apps
 from django.core import serializers
 from django.core.exceptions import ValidationError
+from django.db import connection
 from django.db import models as django_models
 from django_celery_beat import models as beat
 
@@ -329,3 +333,15 @@ def test_the_app_alone_says_what_it_needs() -> None:
     )
     assert "ConfigurationError" in done.stderr
     assert "django-async-cache[schedules]" in done.stderr
+
+
+def test_beat_starts_from_a_first_change() -> None:
+    """With no change noted at its start, beat would not see the first one that comes."""
+    migration = import_module("async_cache.schedules.database.migrations.0002_first_change")
+    beat.PeriodicTasks.objects.all().delete()
+    editor = SimpleNamespace(connection=connection)
+    migration.note_change(apps, editor)
+    first = PeriodicTasks.last_change()
+    migration.note_change(apps, editor)
+    assert first is not None
+    assert PeriodicTasks.last_change() == first
