@@ -159,6 +159,36 @@ def test_many_rows_are_one_statement(using: str) -> None:
     assert get("b", using).result == "old"
 
 
+def test_rows_written_together_are_those_written_alone(using: str) -> None:
+    def rows(prefix: str) -> list[dict[str, Any]]:
+        given = [
+            Record(id=f"{prefix}{n}", state=state, name='ä{},"\\', value=value, started=started)
+            for n, (state, value, started) in enumerate(
+                [
+                    ("SUCCESS", b'[1, null, "{a,b}"]', 1_700_000_000.123456),
+                    ("FAILURE", b"", None),
+                    ("STARTED", "ü\\".encode(), 0.0),
+                ]
+                * 4
+            )
+        ]
+        return [record_to_row(record) for record in given]
+
+    together, alone = rows("t"), rows("a")
+    TaskResult.objects.store_rows(together, using)
+    for row in alone:
+        TaskResult.objects.store_rows([row], using)
+    left_out = {"id", "_state", "task_id", "date_created", "date_done", "date_finished"}
+    for one, other in zip(together, alone, strict=True):
+        first, second = (vars(get(row["task_id"], using)) for row in (one, other))
+        for name in first.keys() - left_out:
+            assert first[name] == second[name], name
+        assert first["date_done"] == one["date_done"]
+    # They are compared by rank, one by one, as those written alone.
+    again = [{**row, "status": "PENDING", "rank": 0} for row in together]
+    assert TaskResult.objects.store_rows(again, using) == []
+
+
 def test_an_unknown_task_is_an_unsaved_instance() -> None:
     row = TaskResult.objects.get_task("nobody")
     assert row.pk is None
