@@ -88,6 +88,8 @@ def all_scenes() -> Iterator[Scene]:
     yield Scene("counting", rounds=(200, 30))
     yield Scene("camera:SQLite", size=(60_000, 6_000))
     yield Scene("camera:PostgreSQL", size=(60_000, 6_000))
+    yield Scene("lists:SQLite", rounds=(15, 3), size=(500_000, 4_000))
+    yield Scene("lists:PostgreSQL", rounds=(15, 3), size=(500_000, 4_000))
     yield Scene("results:cached group", rounds=(15, 2), size=(10_000, 300))
     yield Scene("results:writers", rounds=(3, 1), size=(10_000, 400))
     yield Scene("results:waiting", rounds=(25, 1))

@@ -51,7 +51,7 @@ def measured(name: str, rounds: int, size: int = 0) -> Report:
             return _report(name, *imports(rounds, directory))
         os.environ["BENCH_DIRECTORY"] = directory
         try:
-            if kind == "camera" and argument == "PostgreSQL":
+            if kind in ("camera", "lists") and argument == "PostgreSQL":
                 os.environ["BENCH_POSTGRES_URL"] = stack.enter_context(PostgresServer(*ON_DISK)).url
             if kind == "results" and argument not in WITHOUT_POSTGRES:
                 options = ON_DISK if argument in DURABLE else ()
@@ -68,8 +68,8 @@ def measured(name: str, rounds: int, size: int = 0) -> Report:
             return Report(name, problem=f"not measured: {error}")
         if kind == "results":
             return _of_results(name, argument, rounds, size)
-        if kind == "camera":
-            return _of_camera(name, size)
+        if kind in ("camera", "lists"):
+            return _of_monitor(name, kind, rounds, size)
         return _of_django(name, kind, argument, rounds)
 
 
@@ -98,7 +98,7 @@ def _of_results(name: str, argument: str, rounds: int, size: int) -> Report:
             return _report(name, *joins.joins(rounds))
 
 
-def _of_camera(name: str, size: int) -> Report:
+def _of_monitor(name: str, kind: str, rounds: int, size: int) -> Report:
     os.environ["DJANGO_SETTINGS_MODULE"] = "bench.monitor.settings"
     import django
     from django.core.management import call_command
@@ -106,7 +106,10 @@ def _of_camera(name: str, size: int) -> Report:
     django.setup()
     call_command("migrate", verbosity=0)
     from bench.monitor.camera import camera
+    from bench.monitor.lists import lists
 
+    if kind == "lists":
+        return _report(name, *lists(rounds, size))
     return _report(name, *camera(size))
 
 

@@ -124,13 +124,19 @@ class Camera(Polaroid):
             self._disconnect()
 
     def on_cleanup(self) -> None:
-        """Delete the rows of tasks that are older than the settings keep them."""
+        """Delete the rows of tasks, and of workers, that are older than the settings keep them."""
         kept = get_monitor_settings()
         deleted = 0
         try:
             deleted += self._clean([states.SUCCESS], kept.keep_succeeded)
             deleted += self._clean(_FAILED, kept.keep_failed)
             deleted += self._clean(_PENDING, kept.keep_pending)
+            ages = kept.keep_succeeded, kept.keep_failed, kept.keep_pending
+            if None not in ages and self._workers_model.objects.purge(
+                max(age for age in ages if age is not None)
+            ):
+                # Their tasks are gone; hosts that get a new name at each start would pile up.
+                self._workers.clear()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("Old tasks were not deleted: %s.", type(error).__qualname__)
             self._disconnect()
@@ -226,7 +232,8 @@ class Camera(Polaroid):
             name = hostname.replace("\x00", "")[:MAX_ID]
             known = self._workers.get(name)
             if known is None or moment - known[1] >= self.worker_update_freq:
-                due[name] = None if beat is None else from_timestamp(beat)
+                # Who says goodbye has been heard of as well.
+                due[name] = now() if beat is None else from_timestamp(beat)
         self._store_workers(due)
         self._heartbeats.clear()
 

@@ -51,6 +51,18 @@ class WorkerStateManager(_Workers):
         found = self.using(alias).filter(hostname__in=list(heartbeats)).order_by()
         return dict(found.values_list("hostname", "pk"))
 
+    def purge(self, expires: timedelta | float, moment: datetime | None = None) -> int:
+        """Delete the workers that have not been heard of for some time; return how many.
+
+        Args:
+            expires: For how long, as a timedelta or in seconds.
+            moment: What counts as now.
+        """
+        age = expires if isinstance(expires, timedelta) else timedelta(seconds=expires)
+        alias = router.db_for_write(self.model)
+        silent = self.using(alias).filter(last_heartbeat__lte=(moment or now()) - age).order_by()
+        return silent.delete()[1].get(self.model._meta.label, 0)
+
 
 class TaskStateManager(_Tasks):
     """The manager of `TaskState`."""

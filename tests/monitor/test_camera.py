@@ -162,6 +162,12 @@ def test_a_worker_is_written_once_a_minute() -> None:
         clock.advance(minutes=4)
         assert not second.is_alive()
         assert not WorkerState(hostname="never").is_alive()
+        scene.event("worker-offline", clock.now(), hostname="two@host")
+        scene.event("worker-heartbeat", clock.now())
+        scene.event("worker-offline", clock.now())
+        scene.shoot()
+        told = [row.last_heartbeat for row in WorkerState.objects.all()]
+        assert told == [now(), now()]
 
 
 @pytest.mark.usefixtures("_rows")
@@ -332,6 +338,19 @@ def test_a_worker_whose_row_was_deleted_is_written_again() -> None:
     row = TaskState.objects.get(task_id=late)
     assert row.worker is not None
     assert row.worker.hostname == "one@host"
+
+
+@pytest.mark.usefixtures("_rows")
+def test_workers_that_are_long_gone_go_too(settings: Any) -> None:
+    scene = Scene()
+    day = timedelta(days=1)
+    WorkerState.objects.store({"gone": now() - 6 * day, "late": now() - 4 * day, "new": None})
+    settings.ASYNC_CACHE = {"MONITOR": {"KEEP_PENDING": None}}
+    scene.camera.on_cleanup()
+    assert WorkerState.objects.count() == 3
+    settings.ASYNC_CACHE = {}
+    scene.camera.on_cleanup()
+    assert set(WorkerState.objects.values_list("hostname", flat=True)) == {"late", "new"}
 
 
 @on_sqlite
