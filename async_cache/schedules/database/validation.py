@@ -21,7 +21,7 @@ def check_when(row: Any) -> None:
     """Refuse a periodic task that has no schedule, or more than one, or a bad one.
 
     Raises:
-        ValidationError: It has none, or two.
+        ValidationError: It has none, or two, or one that cannot be.
     """
     given = {kind: getattr(row, kind) for kind in KINDS}
     chosen = [kind for kind in KINDS if given[kind] is not None]
@@ -33,6 +33,8 @@ def check_when(row: Any) -> None:
         raise ValidationError(
             f"{row.name}: there are {len(chosen)} schedules, {' and '.join(chosen)}. Keep one."
         )
+    if not row.enabled:
+        return  # what cannot run must be possible to stop
     if given["interval"] is not None:
         given["interval"].clean_fields()
     if given["crontab"] is not None:

@@ -32,6 +32,7 @@ from async_cache.schedules.models import (
     PeriodicTasks,
 )
 from async_cache.schedules.tasks import TASK_NAME
+from async_cache.schedules.ticking import period
 from tests.schedules.support import build
 from tests.workers import ROOT
 
@@ -107,6 +108,8 @@ class TestSchedules:
         assert made.pk is None
         made.save()
         assert CrontabSchedule.from_schedule(given) == made
+        assert CrontabSchedule.from_schedule(made.schedule) == made
+        assert 1 <= period(made.schedule) <= 86400
         assert (made.schedule.minute, made.schedule.hour) == ({0, 30}, {3})
         assert made.natural_key() == ("0,30", "3", "*", "*", "*", "UTC")
         assert CrontabSchedule.objects.get_by_natural_key(*made.natural_key()) == made
@@ -183,6 +186,8 @@ class TestRefused:
         monkeypatch.setattr(registry, "_jobs", {})
         with pytest.raises(ValidationError, match="No job is named"):
             row.save()
+        beat.IntervalSchedule.objects.update(every=0)
+        row.interval.refresh_from_db()
         row.enabled = False
         row.save()
         assert not beat.PeriodicTask.objects.get().enabled
