@@ -162,9 +162,9 @@ def test_a_worker_is_written_once_a_minute() -> None:
         clock.advance(minutes=4)
         assert not second.is_alive()
         assert not WorkerState(hostname="never").is_alive()
-        scene.event("worker-offline", clock.now(), hostname="two@host")
-        scene.event("worker-heartbeat", clock.now())
-        scene.event("worker-offline", clock.now())
+        for kind in ("online", "offline"):
+            scene.event(f"worker-{kind}", clock.now())
+            scene.event(f"worker-{kind}", clock.now(), hostname="two@host")
         scene.shoot()
         told = [row.last_heartbeat for row in WorkerState.objects.all()]
         assert told == [now(), now()]
