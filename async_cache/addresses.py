@@ -25,7 +25,7 @@ class Address:
         digest: What names the call within the job.
         context: What the job varies by, as it was at the ``get``.
         entry, lease, trace, failure, hard, soft: Cache keys.
-        place: The entry's key as the alias's key function makes it, tenant included.
+        place: Alias and key of the entry, as the alias's key function makes it, tenant included.
         static_tags: Tags known before the fetch.
         tags: Tags of the entry last seen; they may include some that the fetch decided.
         meta: The part of that entry's header that names them, so that a hit need not decode it.

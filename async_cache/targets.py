@@ -121,7 +121,8 @@ class Runtime:
             (constructor.args, dict(constructor.kwargs)), "the constructor's arguments"
         )
         cache = caches[self.alias]
-        self._seal_prefix = f"{cache.key_prefix}:{cache.version}:"
+        # With the alias: who can write to two caches does not move what is in one to the other.
+        self._seal_prefix = f"{self.alias}:{cache.key_prefix}:{cache.version}:"
         # A key function of the project's own may depend on a tenant: keys made under it are
         # not kept for another call.
         self._keeps = cache.key_func is default_key_func
@@ -165,7 +166,7 @@ class Runtime:
         """Return the name that an entry's seal is bound to: two aliases never share one."""
         if self._keeps:
             return self._seal_prefix + entry
-        return caches[self.alias].make_key(entry)
+        return f"{self.alias}:{caches[self.alias].make_key(entry)}"
 
     # --- addresses ------------------------------------------------------------------------------
 

@@ -46,6 +46,9 @@ _MAX_CUSTOM: Final = 128
 
 _FEATURES: Final = COMPRESSED | NEGATIVE
 
+# Bytes that are decompressed at a time: they become a thousand times as many at most.
+_SLICE: Final = 1024
+
 # What zlib must save to be worth its time at each read.
 _WORTH: Final = 0.9
 
@@ -190,11 +193,17 @@ def _unusual(payload: bytes, header: Header, limit: int) -> tuple[bytes, Callabl
 
 
 def _decompress(data: bytes, limit: int) -> bytes:
-    stream = zlib.decompressobj()
+    # By small slices: what they unpack to is counted before there is much of it.
+    stream, parts, size = zlib.decompressobj(), [], 0
     try:
-        value = stream.decompress(data, limit)
+        for at in range(0, len(data), _SLICE):
+            parts.append(stream.decompress(data[at : at + _SLICE], limit - size + 1))
+            size += len(parts[-1])
+            if size > limit:
+                parts.clear()  # the error's traceback would keep them
+                raise EntryRejected(f"the payload decompresses to more than {limit} bytes")
     except zlib.error as error:
         raise EntryRejected("the payload does not decompress") from error
     if not stream.eof:
-        raise EntryRejected(f"the payload is cut, or decompresses to more than {limit} bytes")
-    return value
+        raise EntryRejected("the payload is cut")
+    return b"".join(parts)

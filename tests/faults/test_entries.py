@@ -32,6 +32,7 @@ from async_cache.entry import MAC_SIZE, open_entry
 from async_cache.exceptions import EntryRejected
 from tests.dispatchers.support import heard
 from tests.faults.breaks import Break, caught
+from tests.faults.poison import HEAD
 from tests.faults.scale import count
 from tests.test_hostile_entries import hostile
 
@@ -212,7 +213,7 @@ def layouts(body: bytes, random: Random) -> Iterator[bytes]:
     for _ in range(count(50, 2_000)):
         yield random.randbytes(random.randrange(200))
         # The same layout with something else about the value.
-        at = random.randrange(58, len(body))
+        at = random.randrange(HEAD, len(body))
         yield body[:at] + random.randbytes(random.randrange(1, 9)) + body[at + 2 :]
 
 
@@ -229,7 +230,7 @@ def check_formats(behind: Behind) -> None:
             reading.errors.append(error)
             continue
         # Bytes behind the header are the value's or its tags': sealed, so believed if they load.
-        if body[:58] != own[MAC_SIZE:][:58] and found not in (MISSING, ["fetched", 0]):
+        if body[:HEAD] != own[MAC_SIZE:][:HEAD] and found not in (MISSING, ["fetched", 0]):
             reading.wrong.append((turn, found))
     reading.judge()
 
