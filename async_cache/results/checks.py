@@ -8,6 +8,7 @@ Id    Meaning
 E001  ``ASYNC_CACHE["RESULTS"]`` has the wrong type, an unknown key or a bad value
 E002  the cache of results is not in ``CACHES``
 E003  the cache of results cannot keep them: it stores nothing, or two writers can both add a key
+E004  ``SERIALIZER`` or ``VIEW_PERMISSION`` names what cannot be had
 W001  the cache of results is private to each process
 W002  the cache of results drops records: ``MAX_ENTRIES`` is small
 W003  DatabaseCache on SQLite without IMMEDIATE transactions loses writes
@@ -16,7 +17,7 @@ W003  DatabaseCache on SQLite without IMMEDIATE transactions loses writes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from django.apps import AppConfig
@@ -29,13 +30,15 @@ from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import router
+from django.utils.module_loading import import_string
 
 from async_cache.conf import SETTING, current_or_partial
 from async_cache.results.conf import SECTION
+from async_cache.serializers import get_serializer
 from async_cache.stores.database import sqlite_loses_writes
 from async_cache.validators import suggest
 
-__all__ = ["check_cache", "check_section", "register"]
+__all__ = ["check_cache", "check_paths", "check_section", "register"]
 
 _TAG: Final = "async_cache"
 _DEFAULT_MAX_ENTRIES: Final = 300
@@ -45,6 +48,7 @@ _SHARED: Final = "Use a Redis server, Memcached, or the database: cached=False."
 def register() -> None:
     """Register the checks; registering twice is the same as once."""
     checks.register(check_section, _TAG)
+    checks.register(check_paths, _TAG)
     checks.register(check_cache, _TAG)
 
 
@@ -58,6 +62,33 @@ def check_section(
         )
         for problem in SECTION.find_problems()
     ]
+
+
+def check_paths(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """Name each path that leads nowhere."""
+    chosen = SECTION.current_or_partial()
+    permission = chosen.view_permission
+    tries: dict[str, tuple[Callable[[str], object], str]] = {
+        "SERIALIZER": (get_serializer, chosen.serializer)
+    }
+    if isinstance(permission, str):
+        tries["VIEW_PERMISSION"] = import_string, permission
+    found: list[checks.CheckMessage] = []
+    for name, (find, path) in tries.items():
+        try:
+            find(path)
+        except Exception as error:  # noqa: BLE001 - a module of the project may raise anything
+            found.append(
+                checks.Error(
+                    f'{SETTING}["{SECTION.name}"]["{name}"] is "{path}", which cannot be had: '
+                    f"{error}",
+                    hint="Give the dotted path of one that can be imported.",
+                    id="async_cache_results.E004",
+                )
+            )
+    return found
 
 
 def check_cache(

@@ -75,6 +75,12 @@ def test_a_bad_section_is_told(settings: Any, section: object, part: str) -> Non
     assert set(messages()) >= {"E001"}
 
 
+@pytest.mark.parametrize("name", ["SERIALIZER", "VIEW_PERMISSION"])
+def test_a_path_that_leads_nowhere_is_told(settings: Any, name: str) -> None:
+    settings.ASYNC_CACHE = {"RESULTS": {name: "shop.auth.may_se"}}
+    assert "shop.auth.may_se" in messages()["E004"]
+
+
 @pytest.mark.parametrize(
     ("alias", "expected"),
     [
