@@ -9,7 +9,7 @@ from celery import shared_task
 
 from async_cache import AsyncCacheJob
 
-__all__ = ["Doubles", "linger"]
+__all__ = ["Doubles", "linger", "whisper"]
 
 
 class Doubles(AsyncCacheJob[int]):
@@ -27,3 +27,8 @@ def linger(seconds: float) -> None:
     """Take so many seconds."""
     logging.getLogger("async_cache").warning("lingering")
     threading.Event().wait(seconds)
+
+
+@shared_task(name="tests.monitor.whisper", redact=lambda args, kwargs: ((), {}))
+def whisper(word: str) -> None:
+    """Take what nobody is to see."""
