@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Any
 
 from celery import shared_task
 
@@ -29,6 +30,9 @@ def linger(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-@shared_task(name="tests.monitor.whisper", redact=lambda args, kwargs: ((), {}))
+secret: Any = {"redact": lambda args, kwargs: ((), {})}
+
+
+@shared_task(name="tests.monitor.whisper", **secret)
 def whisper(word: str) -> None:
     """Take what nobody is to see."""
