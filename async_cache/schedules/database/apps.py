@@ -38,4 +38,5 @@ class DatabaseConfig(AppConfig):
     def ready(self) -> None:
         """Tell beat of changes, and let a tick know the schedule of its row."""
         import_module("async_cache.schedules.database.changes").connect()
-        sources.look_in(import_module("async_cache.schedules.database.rows").find_schedule)
+        rows = import_module("async_cache.schedules.database.rows")
+        sources.look_in(rows.find_schedule, rows.list_ticks)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from celery.schedules import BaseSchedule, crontab
 from celery.schedules import schedule as interval
+from django.core.exceptions import ValidationError
 from django.db import router, transaction
 
 from async_cache.exceptions import ConfigurationError
 from async_cache.schedules.database.models import CrontabSchedule, IntervalSchedule, PeriodicTask
+from async_cache.schedules.database.validation import load_arguments
 from async_cache.schedules.plans import Plan
 from async_cache.schedules.static import PREFIX, entry_name, options_of
 from async_cache.schedules.tasks import TASK_NAME
 
-__all__ = ["Change", "find_schedule", "write"]
+__all__ = ["Change", "find_schedule", "list_ticks", "write"]
 
 WRITTEN: Final = "Written by `manage.py async_cache schedule`."
 ORPHANED: Final = f"{WRITTEN} Disabled by it: the job has no schedule any more."
@@ -42,6 +45,13 @@ def find_schedule(entry: str) -> BaseSchedule | None:
     row = found.select_related("interval", "crontab", "solar", "clocked").first()
     schedule: BaseSchedule | None = None if row is None else row.schedule
     return schedule
+
+
+def list_ticks() -> Iterator[tuple[list[Any], dict[str, Any]]]:
+    """Yield the arguments of the ticks of all rows."""
+    for row in PeriodicTask.objects.filter(task=TASK_NAME):
+        with suppress(ValidationError):  # written past the validation; beat cannot send it either
+            yield load_arguments(row)
 
 
 def write(plans: Sequence[Plan], *, dry_run: bool = False) -> list[Change]:
