@@ -36,6 +36,7 @@ from async_cache.many import (
     sort_out,
 )
 from async_cache.reading import (
+    Judged,
     Raws,
     judge,
     note_hit,
@@ -81,7 +82,7 @@ async def aget(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any
     if decision.refresh:
         if too_stale(runtime, header):
             return await _alate(runtime, address, header.entry_id, value)
-        await _arenew(runtime, address, header.entry_id, raws)
+        await _arenew(runtime, address, header.entry_id, raws, judged)
     return processed(runtime, address, value, decision.status)
 
 
@@ -128,8 +129,14 @@ async def _aspecial(runtime: Runtime, address: Address, other: partial[Any]) -> 
     return await adirect(runtime, address) if other.func is direct else other()
 
 
-async def _arenew(runtime: Runtime, address: Address, entry_id: bytes, raws: Raws) -> None:
-    request = wish(runtime, address, entry_id, raws)
+async def _arenew(
+    runtime: Runtime,
+    address: Address,
+    entry_id: bytes,
+    raws: Raws,
+    judged: Judged | None = None,
+) -> None:
+    request = wish(runtime, address, entry_id, raws, judged)
     if request is not None:
         await publisher.asubmit_many([request])
 

@@ -3,6 +3,9 @@
 A stale entry is read many times while one refresh of it is under way. The guard makes all but the
 first of these reads cost what a hit costs. It holds for one state of one entry, the entry's id and
 the stamps in force: after an invalidation the next read asks again.
+
+It also remembers when the request was sent. An entry that came since, and seems old already, comes
+from a clock that is not ours: without a limit it would be refreshed again and again.
 """
 
 from __future__ import annotations
@@ -13,11 +16,22 @@ from typing import Final
 
 from async_cache import clock, threads
 
-__all__ = ["MAX_GUARDS", "extend", "forget", "guard", "guarded", "shorten"]
+__all__ = [
+    "MAX_GUARDS",
+    "answered_since",
+    "extend",
+    "forget",
+    "guard",
+    "guarded",
+    "note_sent",
+    "shorten",
+]
 
 MAX_GUARDS: Final = 10_000
 
-_guards: dict[str, tuple[bytes, bytes, float]] = {}
+_NEVER: Final = float("-inf")
+
+_guards: dict[str, tuple[bytes, bytes, float, float]] = {}
 _lock = threading.Lock()
 
 
@@ -32,6 +46,29 @@ def guarded(entry_key: str, entry_id: bytes, stamps: bytes) -> bool:
     )
 
 
+def answered_since(entry_key: str, entry_id: bytes, stamps: bytes, seconds: float) -> bool:
+    """Tell whether another state than this one was sent for a refresh in the last seconds.
+
+    Stamps that have moved since make no answer: this state is stale for another reason.
+    """
+    held = _guards.get(entry_key)
+    return (
+        held is not None
+        and held[0] != entry_id
+        and held[1] == stamps
+        and clock.monotonic() - held[3] < seconds
+    )
+
+
+def note_sent(entry_key: str) -> None:
+    """Note that the request behind a guard, if there is one, goes to a worker now."""
+    now = clock.monotonic()
+    with _lock:
+        held = _guards.get(entry_key)
+        if held is not None:
+            _guards[entry_key] = (*held[:3], now)
+
+
 def guard(entry_key: str, entry_id: bytes, stamps: bytes, seconds: float) -> None:
     """Set the guard of an entry for some seconds."""
     now = clock.monotonic()
@@ -39,7 +76,7 @@ def guard(entry_key: str, entry_id: bytes, stamps: bytes, seconds: float) -> Non
         _guards.pop(entry_key, None)  # so that the dict keeps the order of setting
         if len(_guards) >= MAX_GUARDS:
             _make_room(now)
-        _guards[entry_key] = (entry_id, stamps, now + seconds)
+        _guards[entry_key] = (entry_id, stamps, now + seconds, _NEVER)
 
 
 def _make_room(now: float) -> None:
@@ -56,7 +93,7 @@ def extend(entry_key: str, seconds: float) -> None:
     with _lock:
         held = _guards.get(entry_key)
         if held is not None:
-            _guards[entry_key] = (held[0], held[1], now + seconds)
+            _guards[entry_key] = (held[0], held[1], now + seconds, held[3])
 
 
 def shorten(entry_key: str, seconds: float) -> None:
@@ -65,7 +102,7 @@ def shorten(entry_key: str, seconds: float) -> None:
     with _lock:
         held = _guards.get(entry_key)
         if held is not None:
-            _guards[entry_key] = (held[0], held[1], min(held[2], now + seconds))
+            _guards[entry_key] = (held[0], held[1], min(held[2], now + seconds), held[3])
 
 
 def forget(entry_key: str | None = None) -> None:

@@ -180,7 +180,7 @@ def _sort_hit(
         result.late.append((address, header.entry_id, value))
         return
     if decision.refresh:
-        request = wish(runtime, address, header.entry_id, raws)
+        request = wish(runtime, address, header.entry_id, raws, judged)
         if request is not None:
             result.requests.append(request)
     result.answers[address.entry] = raised(

@@ -24,6 +24,7 @@ __all__ = [
     "RefreshPolicy",
     "age",
     "decide",
+    "distrusted",
     "expiry",
     "next_failure",
 ]
@@ -151,6 +152,16 @@ def decide(
 def _invalidated(header: Header) -> Decision:
     # "Does not exist" has no grace: served once more, it would deny what has just been created.
     return Decision.OUTDATED if header.flags & NEGATIVE else Decision.INVALIDATED
+
+
+def distrusted(decision: Decision, header: Header) -> float:
+    """Return for how many seconds after it came an entry cannot be stale, if clocks agree.
+
+    Zero where the reason for its refresh is no clock.
+    """
+    if decision is not Decision.EXPIRED and decision is not Decision.AHEAD:
+        return 0.0
+    return header.fresh_until - header.fetch_started - header.fetch_seconds
 
 
 def age(header: Header, now: float) -> float:

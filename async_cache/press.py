@@ -29,9 +29,10 @@ __all__ = ["LOST_GUARD", "MESSAGE_KEYS", "MESSAGE_LIFE", "Press", "Receipt", "Wi
 MESSAGE_KEYS: Final = 100
 """Calls in one message, at most."""
 
-MESSAGE_LIFE: Final = 3600.0
+MESSAGE_LIFE: Final = 7200.0
 """Seconds for which a message may wait for a worker: much longer than the grace of its lease, so
-that a slow queue still makes progress."""
+that a slow queue still makes progress, and than the clocks of hosts differ, so that none seems
+expired when it comes."""
 
 LOST_GUARD: Final = 1.0
 """Seconds after which a read asks again, when another's message waited for a worker."""
@@ -285,6 +286,8 @@ def _note_lost(wish: Wish, claimed: Claimed) -> None:
 
 def _note_sent(dispatcher: Dispatcher, group: Sequence[Wish], task_id: UUID) -> None:
     for wish in group:
+        if not dispatcher.inline:
+            guards.note_sent(wish.request.address.entry)
         _tell(signals.refresh_dispatched, wish, dispatcher=dispatcher.name, task_id=str(task_id))
         if wish.receipt is not None:
             wish.receipt.settle(True, wish.token)

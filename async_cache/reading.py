@@ -18,8 +18,8 @@ from async_cache.cold import Answered, answer, direct, fly, processed, value_or
 from async_cache.dispatchers.base import RefreshRequest
 from async_cache.entry import MISSING, NEGATIVE, Header, Status, open_entry
 from async_cache.exceptions import EntryRejected, StoreUnavailable
-from async_cache.guards import guarded
-from async_cache.policy import Decision, age, decide
+from async_cache.guards import answered_since, guarded
+from async_cache.policy import Decision, age, decide, distrusted
 from async_cache.serializers import load_value
 from async_cache.serializers.negatives import load_negative
 
@@ -156,7 +156,7 @@ def _answer_with(runtime: Runtime, address: Address, judged: Judged, raws: Raws)
             attempt, own = fly(runtime, address, Purpose.TOO_STALE, header.entry_id)
             value, status = value_or(runtime, attempt, value, own=own)
         else:
-            renew(runtime, address, header.entry_id, raws)
+            renew(runtime, address, header.entry_id, raws, judged)
     return processed(runtime, address, value, status)
 
 
@@ -178,17 +178,37 @@ def too_stale(runtime: Runtime, header: Header) -> bool:
     return limit is not None and age(header, clock.now()) > limit
 
 
-def wish(runtime: Runtime, address: Address, entry_id: bytes, raws: Raws) -> RefreshRequest | None:
-    """Return the request for a refresh, unless this process has lately asked for the same."""
+def wish(
+    runtime: Runtime,
+    address: Address,
+    entry_id: bytes,
+    raws: Raws,
+    judged: Judged | None = None,
+) -> RefreshRequest | None:
+    """Return the request for a refresh, unless this process has lately asked for the same.
+
+    Where ``judged`` seems old though it came in answer to the last request, the clocks of processes
+    differ: one request in the time of a lease will do.
+    """
     stamps = b"".join(stamp or b"" for stamp in raws[1:])
     if guarded(address.entry, entry_id, stamps):
         return None
+    if judged is not None:
+        seconds = min(distrusted(judged[2], judged[0]), runtime.policy.lease)
+        if answered_since(address.entry, entry_id, stamps, seconds):
+            return None
     return RefreshRequest(runtime, address, entry_id, stamps)
 
 
-def renew(runtime: Runtime, address: Address, entry_id: bytes, raws: Raws) -> None:
+def renew(
+    runtime: Runtime,
+    address: Address,
+    entry_id: bytes,
+    raws: Raws,
+    judged: Judged | None = None,
+) -> None:
     """Ask for a refresh, unless this process has lately asked for the same."""
-    request = wish(runtime, address, entry_id, raws)
+    request = wish(runtime, address, entry_id, raws, judged)
     if request is not None:
         publisher.submit(request)
 

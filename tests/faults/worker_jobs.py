@@ -30,6 +30,7 @@ __all__ = [
     "Hanging",
     "Queued",
     "SlowlyQueued",
+    "Timed",
     "Told",
     "board",
     "in_workers",
@@ -39,6 +40,7 @@ LEASE: Final = 1.0
 FETCH_SECONDS: Final = 0.2
 
 ORDERS, STARTED, REFUSED, FETCHED = "told:orders", "told:started", "told:refused", "told:fetched"
+FETCHED_AT = "told:fetched_at"
 NUMBER = "told:number"
 PATIENCE = 60
 """Seconds after which a fetch that waits for its order goes on without it."""
@@ -97,6 +99,22 @@ class SlowlyQueued(Queued):
     def fetch(self, key: str) -> str:
         time.sleep(0.05)
         return super().fetch(key)
+
+
+class Timed(AsyncCacheJob[str]):
+    """Says when each fetch begins and ends, by a clock that all processes of the machine share."""
+
+    ttl = 3
+    grace = 86_400
+    jitter = 0
+    lease = LEASE
+
+    def fetch(self, key: str) -> str:
+        begun = time.monotonic()
+        time.sleep(FETCH_SECONDS)
+        with board() as client:
+            client.rpush(FETCHED_AT, f"{key} {begun} {time.monotonic()} {os.getpid()}")
+        return f"{key} {begun}"
 
 
 class Hanging(AsyncCacheJob[str]):
