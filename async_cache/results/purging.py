@@ -64,9 +64,7 @@ def delete_batches(
         deadline: A moment of the monotonic clock after which no batch begins.
         progress: Called with the number of rows deleted so far.
     """
-    rows = model._base_manager.using(using)
-    skip = connections[using].features.has_select_for_update_skip_locked
-    locked = rows.select_for_update(skip_locked=skip) if skip else rows.select_for_update()
+    rows, locked = _rows(model, using)
     deleted, size, since = 0, batch, None
     while True:
         if deadline is not None and clock.monotonic() >= deadline:
@@ -93,6 +91,15 @@ def delete_batches(
             size = min(batch, size * 2)
 
 
+def _rows(
+    model: type[models.Model], using: str
+) -> tuple[models.QuerySet[models.Model], models.QuerySet[models.Model]]:
+    """Return all rows, and all that nobody else has locked, to be locked."""
+    rows: models.QuerySet[models.Model] = model._base_manager.using(using)
+    skip = connections[using].features.has_select_for_update_skip_locked
+    return rows, rows.select_for_update(skip_locked=skip)
+
+
 def by_state(retention: Mapping[str, float]) -> Iterator[tuple[models.Q, float]]:
     """Yield a condition and an age in seconds for each part of a retention.
 
@@ -117,6 +124,8 @@ def delete_beyond_cap(
 ) -> Purged:
     """Delete the oldest rows of every group that has more than ``cap``.
 
+    Rows that another transaction has locked are left, as by `delete_batches`.
+
     Args:
         model: The table of task results.
         using: The database.
@@ -124,7 +133,7 @@ def delete_beyond_cap(
         batch: Rows of one transaction.
         deadline: A moment of the monotonic clock after which no batch begins.
     """
-    rows = model._base_manager.using(using)
+    rows, locked = _rows(model, using)
     full = (
         rows.filter(group__isnull=False)
         .order_by()
@@ -144,6 +153,8 @@ def delete_beyond_cap(
             if not oldest:
                 break
             with transaction.atomic(using=using):
-                deleted += rows.filter(pk__in=oldest).order_by().delete()[0]
+                free = list(locked.filter(pk__in=oldest).order_by().values_list("pk", flat=True))
+                if free:
+                    deleted += rows.filter(pk__in=free).order_by().delete()[0]
             excess -= len(oldest)
     return Purged(deleted)

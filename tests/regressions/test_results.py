@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 from celery.app.task import Context
-from django.db import connections
+from django.db import OperationalError, connections
 
 from async_cache import ConfigurationError, UnstorableValue, results
 from async_cache.control import NotSent
@@ -26,7 +27,9 @@ from async_cache.results import (
 from async_cache.results.backends import cache
 from async_cache.results.backends.buffer import RowBuffer
 from async_cache.results.control import send_again
+from async_cache.results.layers import get_cache_layer
 from async_cache.results.models import TaskResult
+from async_cache.results.records import SUCCESS, Record
 from async_cache.results.upkeep import purge
 from tests.celery_app import app as celery_app
 from tests.results.celery_support import make_app
@@ -253,3 +256,68 @@ def test_a_body_that_takes_longer_to_call_than_its_lease_is_called_once(
     end()
     first.join(10)
     assert calls == [1]
+
+
+@ON_SQLITE
+def test_redis_gets_no_argument_that_a_task_redacts(redis_url: str) -> None:
+    app: Any = make_app(result_backend=f"async-cache-redis+{redis_url}", result_extended=True)
+
+    def nothing(card: str) -> None:
+        """Do nothing."""
+
+    app.task(name="charge", shared=False, redact=lambda args, kwargs: (("-",), {}))(nothing)
+    app.finalize()
+    request = Context({"id": "r", "task": "charge", "args": ("4711",), "kwargs": {"pin": "0815"}})
+    app.backend.mark_as_done("r", None, request=request)
+    stored: Any = redis.Redis.from_url(redis_url).get("celery-task-meta-r")
+    assert b"4711" not in stored
+    assert b"0815" not in stored
+    assert app.AsyncResult("r").args == "('-',)"
+
+
+@ON_SQLITE
+def test_write_through_tries_again_what_its_database_refused(redis_url: str) -> None:
+    app: Any = make_app(result_backend=f"async-cache-redis+{redis_url}")
+    assert app.backend.exception_safe_to_retry(OperationalError())
+    assert app.backend.exception_safe_to_retry(redis.ConnectionError())
+    assert not app.backend.exception_safe_to_retry(ValueError())
+
+
+def test_a_group_whose_members_redis_evicted_counts_those_it_has(
+    redis_caches: Any, redis_url: str
+) -> None:
+    layer = get_cache_layer("redis")
+    for number in range(3):
+        layer.save(Record(f"a{number}", state=SUCCESS, group="g"))
+    client = redis.Redis.from_url(redis_url)
+    client.delete(max(client.keys("*-g:g*"), key=len))
+    layer.save(Record("b", state=SUCCESS, group="g"))
+    layer.save(Record("a1", state=SUCCESS, group="g"))
+    assert {record.id for record in layer.group("g")} == {"b", "a1"}
+    assert layer.count("g").ended == 2
+
+
+@on_databases
+@pytest.mark.usefixtures("_on_postgres")
+def test_the_cap_of_groups_waits_for_no_row_that_another_holds() -> None:
+    for number in range(4):
+        async_task("math.floor", number, group="g", sync=True)
+    oldest = TaskResult.objects.order_by("date_done")[0]
+    other = connections["postgres"].copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute(
+                "SELECT 1 FROM async_cache_results_taskresult WHERE id = %s FOR UPDATE", [oldest.pk]
+            )
+            with connections["postgres"].cursor() as own:
+                own.execute("SET lock_timeout = 2000")
+            assert purge({"*": 1e9}, group_cap=2).deleted == 1
+            cursor.execute("ROLLBACK")
+    finally:
+        other.close()
+    assert purge({"*": 1e9}, group_cap=2).deleted == 1
+    assert list(TaskResult.objects.order_by("date_done").values_list("sequence", flat=True)) == [
+        2,
+        3,
+    ]

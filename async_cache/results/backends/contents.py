@@ -152,7 +152,7 @@ class ContentsMixin(WaitingMixin):
         known = self._get_result_meta(None, state, None, request, format_date=False)  # type: ignore[attr-defined]
         meta = {name: value for name, value in known.items() if name not in _FIELDS}
         moment = clock.now()
-        args, kwargs = self._arguments(request)
+        args, kwargs = self.arguments(request)
         return Record(
             id=bytes_to_str(task_id),
             name=getattr(request, "task", None) or "",
@@ -173,7 +173,11 @@ class ContentsMixin(WaitingMixin):
             kwargs=kwargs,
         )
 
-    def _arguments(self, request: Any) -> tuple[str, str]:
+    def redacts(self, request: Any) -> bool:
+        """Whether the task of a request says which of its arguments may be kept."""
+        return _redactor(self.app.tasks.get(getattr(request, "task", None))) is not None
+
+    def arguments(self, request: Any) -> tuple[str, str]:
         """Return the text of the arguments where ``result_extended`` asks for them."""
         if not self.app.conf.find_value_for_key("extended", "result"):
             return "", ""

@@ -138,7 +138,7 @@ class WriteThroughBackend(RedisBackend):
             # The body of a chord that fails before it was called: Celery names no task.
             request = Context({"id": task_id, "task": body.task})
         persist = self.persists(request)
-        meta = self._get_result_meta(  # type: ignore[attr-defined]
+        meta = self._get_result_meta(
             result=result, state=state, traceback=traceback, request=request
         )
         meta["task_id"] = task_id
@@ -159,6 +159,20 @@ class WriteThroughBackend(RedisBackend):
                 meta = self._as_stored(stored)
         self._tell(meta, rank(retries, state))
         return result
+
+    def _get_result_meta(
+        self, result: Any, state: str, traceback: Any, request: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        meta: dict[str, Any] = super()._get_result_meta(
+            result=result, state=state, traceback=traceback, request=request, **kwargs
+        )
+        if "args" in meta and self.database.redacts(request):
+            meta["args"], meta["kwargs"] = self.database.arguments(request)
+        return meta
+
+    def exception_safe_to_retry(self, exc: Exception) -> bool:
+        """Tell whether another try can help: of a server that is away, Redis or the database."""
+        return super().exception_safe_to_retry(exc) or self.database.exception_safe_to_retry(exc)
 
     def _as_stored(self, meta: dict[str, Any]) -> dict[str, Any]:
         done = meta["date_done"]

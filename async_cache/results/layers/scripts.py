@@ -82,6 +82,10 @@ local group, grouped, members = KEYS[2], KEYS[2] ~= KEYS[1], nil
 local old, from, label = locate(KEYS[1], id)
 if grouped then
   members = members_of(group)
+  if members and redis.call('EXISTS', members) == 0 then
+    -- None has come yet, or they were evicted: then what was counted is gone.
+    redis.call('HDEL', group, 's', 'f')
+  end
   if members and not old then
     -- The members of a group may outlive the keys that lead to them.
     old, from, label = redis.call('HGET', members, id), members, group
