@@ -254,6 +254,12 @@ class CeleryDispatcher(Dispatcher):
 
 
 def _took_nothing(app: Any, error: BaseException, seconds: float) -> DispatchFailed:
+    if _is_fallback(app):
+        return DispatchFailed(
+            "No Celery app of this project is loaded, and a broker on localhost took no message: "
+            f"{type(error).__qualname__}. Create the app in <project>/celery.py and import it in "
+            "<project>/__init__.py."
+        )
     return DispatchFailed(
         f"The broker of the Celery app {app.main!r} took no message: "
         f"{type(error).__qualname__}. {_remedy(seconds)}"

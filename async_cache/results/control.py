@@ -35,16 +35,19 @@ def send_again(row: TaskResult, connection: Any = None) -> str:
     """
     task: Any = current_app.tasks.get(row.task_name) if row.task_name else None
     if task is None:
-        raise NotSent(f"{row.task_id}: the task {row.task_name!r} is not known here.")
+        raise NotSent(
+            f"Task {row.task_id}: {row.task_name!r} is not known to this process. Import its "
+            "module at the start, as in the ready() of an app."
+        )
     if getattr(task, "redact", None) is not None:
-        raise NotSent(f"{row.task_id}: the arguments of {row.task_name} are redacted.")
+        raise NotSent(f"Task {row.task_id}: the arguments of {row.task_name} are redacted.")
     args, kwargs = _read(row, row.task_args, tuple | list), _read(row, row.task_kwargs, dict)
     with connected() if connection is None else nullcontext(connection) as broker:
         try:
             sent = task.apply_async(args, kwargs, connection=broker, retry=False)
         except (TypeError, EncodeError) as error:
             raise NotSent(
-                f"{row.task_id}: {row.task_name} does not take these arguments now: {error}"
+                f"Task {row.task_id}: {row.task_name} does not take these arguments now: {error}"
             ) from error
     return str(sent.id)
 
@@ -62,7 +65,8 @@ def terminate(task_ids: Sequence[str]) -> None:
 def _read(row: TaskResult, text: str | None, kind: Any) -> Any:
     if text is None:
         raise NotSent(
-            f"{row.task_id}: its arguments are not stored. Set result_extended for the next ones."
+            f"Task {row.task_id}: its arguments are not stored. "
+            "Set result_extended for the next ones."
         )
     if not any(gap in text for gap in _GAPS):
         try:
@@ -71,4 +75,4 @@ def _read(row: TaskResult, text: str | None, kind: Any) -> Any:
             value = None
         if isinstance(value, kind):
             return value
-    raise NotSent(f"{row.task_id}: its arguments are not stored completely.")
+    raise NotSent(f"Task {row.task_id}: its arguments are not stored completely.")

@@ -51,7 +51,7 @@ def note_failure(alias: str, breaker: StoreBreaker, error: Exception) -> StoreUn
         if error.code in {"MOVED", "CROSSSLOT", "ASK"}:
             hint = " A Redis Cluster needs a cluster client in CACHES."
         return StoreUnavailable(f"The cache {alias!r} refused: {error}.{hint}")
-    what = str(error) or type(error).__name__
+    what = str(error).rstrip(".") or type(error).__name__
     if isinstance(error, BlockingIOError | TimeoutError):
         what = "no answer in time; see IO_TIMEOUT"
     return StoreUnavailable(f"The cache {alias!r} did not answer: {what}.")

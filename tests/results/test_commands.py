@@ -239,6 +239,14 @@ def foreign(using: str) -> Iterator[str]:
             cursor.execute(f"DROP TABLE django_celery_results_{name}")
 
 
+@pytest.mark.parametrize("words", [("--group-cap", "0"), ("--group-cap", "-3"), ("--batch", "0")])
+def test_a_bad_number_deletes_nothing(using: str, words: tuple[str, str]) -> None:
+    DatabaseLayer(using).save(Record("task-1", state="SUCCESS", group="group", sequence=1))
+    with pytest.raises(CommandError, match="must be 1 or more"):
+        run("purge", *words, "--database", using)
+    assert TaskResult.objects.using(using).count() == 1
+
+
 def test_the_tables_of_django_celery_results_are_copied(foreign: str) -> None:
     DatabaseLayer(foreign).save(Record("task-3", state="STARTED", worker="mine"))
     words = ("import_results", "--database", foreign, "--batch", "10")

@@ -78,7 +78,10 @@ def _available() -> Iterator[None]:
     try:
         yield
     except (DatabaseError, InterfaceError) as error:
-        raise StoreUnavailable(f"The database of the results failed: {error}") from error
+        raise StoreUnavailable(
+            f"The database of the results failed: {error}. Where a table is missing: see that "
+            '"async_cache.results" is in INSTALLED_APPS, and run `manage.py migrate`.'
+        ) from error
 
 
 class DatabaseLayer(Layer):

@@ -56,8 +56,18 @@ class ImportResults(Subcommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
-        parser.add_argument("--from-database", metavar="ALIAS", help="else the same as --database")
-        parser.add_argument("--database", metavar="ALIAS", help="else the routers decide")
+        parser.add_argument(
+            "--from-database",
+            metavar="ALIAS",
+            choices=tuple(connections),
+            help="else the same as --database",
+        )
+        parser.add_argument(
+            "--database",
+            metavar="ALIAS",
+            choices=tuple(connections),
+            help="else the routers decide",
+        )
         parser.add_argument("--batch", type=int, default=BATCH, help="rows of one statement")
         parser.add_argument(
             "--trust-pickle",

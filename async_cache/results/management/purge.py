@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
 
 from async_cache.management.subcommands import Subcommand
 from async_cache.results.conf import get_results_settings
@@ -59,12 +60,19 @@ class Purge(Subcommand):
         parser.add_argument("--group-cap", type=int, metavar="N", help="rows that a group keeps")
         parser.add_argument("--seconds", type=float, help="begin no batch after this time")
         parser.add_argument("--batch", type=int, default=BATCH, help="rows of one transaction")
-        parser.add_argument("--database", metavar="ALIAS", help="else the routers decide")
+        parser.add_argument(
+            "--database",
+            metavar="ALIAS",
+            choices=tuple(connections),
+            help="else the routers decide",
+        )
 
     def run(self, command: BaseCommand, options: Mapping[str, Any]) -> None:
         """Purge, and say how many rows went."""
         if options["batch"] < 1:
             raise CommandError("--batch must be 1 or more.")
+        if options["group_cap"] is not None and options["group_cap"] < 1:
+            raise CommandError("--group-cap must be 1 or more.")
         retention = None
         if options["keep"]:
             retention = {**get_results_settings().retention, **_ages(options["keep"])}

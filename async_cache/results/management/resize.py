@@ -26,7 +26,12 @@ class ResizeTaskId(Subcommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
-        parser.add_argument("--database", metavar="ALIAS", help="else the routers decide")
+        parser.add_argument(
+            "--database",
+            metavar="ALIAS",
+            choices=tuple(connections),
+            help="else the routers decide",
+        )
         parser.add_argument("--dry-run", action="store_true", help="only say what would change")
 
     def run(self, command: BaseCommand, options: Mapping[str, Any]) -> None:
