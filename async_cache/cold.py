@@ -7,8 +7,8 @@ others wait for its answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from asgiref.sync import sync_to_async
 
@@ -45,6 +45,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+Stamps: TypeAlias = Sequence[bytes | None]
+
 _tasks: Final[set[asyncio.Future[Any]]] = set()
 
 
@@ -62,6 +64,7 @@ def fly(
     purpose: Purpose,
     replaces: bytes = NO_ENTRY,
     *,
+    seen: Stamps = (),
     failed: bool = False,
 ) -> tuple[Attempt, bool]:
     """Obtain a value, or wait for whoever in this process does; tell whether it is our own.
@@ -71,6 +74,7 @@ def fly(
         address: The call.
         purpose: Why a value is wanted.
         replaces: Id of the entry that was found stale.
+        seen: The hard stamps that the caller has read, the job's and the key's.
         failed: Whether the cache did not answer the caller's read.
     """
     deadline = clock.monotonic() + runtime.policy.wait
@@ -95,13 +99,25 @@ def fly(
             flights.abandon(address.place, flight, runtime.policy.fetch_timeout)
             attempt.state = State.UNAVAILABLE
             return attempt, True
-        if answer is not None and serves_others(answer, deadline):
+        if answer is not None and serves_others(answer, deadline, seen):
             return answer, False
+        # The next flight begins after the caller's read, so it has seen as much.
+        seen = ()
 
 
-def serves_others(attempt: Attempt, deadline: float) -> bool:
-    """Whether those who waited for a flight until now may take its answer."""
+def serves_others(attempt: Attempt, deadline: float, seen: Stamps = ()) -> bool:
+    """Whether those who waited for a flight until now may take its answer.
+
+    Args:
+        attempt: What the flight came to.
+        deadline: How long the caller is willing to wait.
+        seen: The hard stamps that the caller read before.
+    """
     if attempt.private:
+        return False
+    # A delete that the caller came after, and that the fetch did not: it began before.
+    claimed = () if attempt.claimed is None else attempt.claimed.stamps
+    if any(mine not in (None, theirs) for mine, theirs in zip(seen, claimed, strict=False)):
         return False
     # Who leads may have waited for another process longer than this caller is willing to.
     return attempt.state is not State.UNAVAILABLE or clock.monotonic() >= deadline
@@ -120,6 +136,7 @@ async def afly(
     purpose: Purpose,
     replaces: bytes = NO_ENTRY,
     *,
+    seen: Stamps = (),
     failed: bool = False,
 ) -> tuple[Attempt, bool]:
     """Do what `fly` does without blocking the event loop."""
@@ -141,8 +158,10 @@ async def afly(
             flights.abandon(address.place, flight, runtime.policy.fetch_timeout)
             attempt.state = State.UNAVAILABLE
             return attempt, True
-        if answer is not None and serves_others(answer, deadline):
+        if answer is not None and serves_others(answer, deadline, seen):
             return answer, False
+        # The next flight begins after the caller's read, so it has seen as much.
+        seen = ()
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from async_cache import MISSING, AsyncCacheJob, Status, UnstorableValue, invalidate_tags
+from async_cache import MISSING, AsyncCacheJob, Status, UnstorableValue, flights, invalidate_tags
 from async_cache.signals import refresh_refused, scope_invalidated
 from async_cache.testing import capture_refreshes
 from tests.jobs.support import Caller, Gate, Shelf, heard
@@ -106,6 +108,49 @@ def test_p4_who_comes_after_a_delete_does_not_get_the_flight_s_value(alias: str,
     assert first.result() == "old"
     assert second.result() == "new"
     assert many.result() == ["new", "new"]
+
+
+@pytest.mark.parametrize("verb", ["delete", "clear"])
+def test_p4_who_joins_a_fetch_that_was_stored_before_the_delete_gets_a_new_one(
+    each_alias: str, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value is committed, the flight has not ended: nothing was refused yet."""
+    job = Source()
+    gate = Gate()
+    finish = flights.finish
+
+    def held(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(flights, "finish", finish)
+        gate()
+        finish(*args, **kwargs)
+
+    monkeypatch.setattr(flights, "finish", held)
+    first = Caller(lambda: job.get("bob"))
+    assert gate.entered.wait(10)
+    assert job.get("bob") == "old"
+    Source.value = "new"
+    WRITES[verb](job)
+    reads: list[Callable[[], Any]] = [
+        lambda: job.get("bob"),
+        lambda: job.get_many([("bob",)])[0],
+        lambda: asyncio.run(job.aget("bob")),
+    ]
+    join, boarded = flights.join, threading.Semaphore(0)
+
+    def joined(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return join(*args, **kwargs)
+        finally:
+            boarded.release()
+
+    monkeypatch.setattr(flights, "join", joined)
+    callers = [Caller(read) for read in reads]
+    for _ in reads:
+        assert boarded.acquire(timeout=10)
+    gate.opened.set()
+    assert first.result() == "old"
+    assert [one.result() for one in callers] == ["new", "new", "new"]
+    assert Source.calls == 2
 
 
 def test_p4_a_message_from_before_a_delete_stores_nothing_old(alias: str, shelf: Shelf) -> None:
