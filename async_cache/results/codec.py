@@ -13,6 +13,7 @@ import json
 import sys
 from functools import lru_cache
 from hmac import compare_digest
+from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 from async_cache import conf
@@ -43,6 +44,7 @@ MAX_TEXT: Final = 10_000
 """Characters kept of an error's text."""
 
 _HEAD: Final = 3
+_MARK: Final = b'"__type__"'
 
 
 class Encoded(NamedTuple):
@@ -132,9 +134,18 @@ def _decode_plain(record: Record) -> Any:
     if record.content_type != JSON:
         raise RecordRejected(f"the value is {record.content_type!r}, which is not read here")
     try:
-        return json.loads(record.value)
+        return json.loads(record.value, object_hook=_unmark if _MARK in record.value else None)
     except ValueError as error:
         raise RecordRejected("the value is no JSON") from error
+
+
+def _unmark(found: dict[str, Any]) -> Any:
+    """Return what Celery's JSON marks with its type: dates, Decimals, UUIDs, bytes."""
+    marked = import_module("kombu.utils.json").object_hook
+    try:
+        return marked(found)
+    except (ValueError, TypeError, ArithmeticError):
+        return found  # it only looks like one
 
 
 def _try_fallbacks(opener: Opener, sealed: bytes, mac: bytes) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import uuid
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -28,7 +31,7 @@ from async_cache.results.backends import cache
 from async_cache.results.backends.buffer import RowBuffer
 from async_cache.results.control import send_again
 from async_cache.results.layers import get_cache_layer
-from async_cache.results.models import TaskResult
+from async_cache.results.models import TaskMeta, TaskResult
 from async_cache.results.records import SUCCESS, Record
 from async_cache.results.upkeep import purge
 from tests.celery_app import app as celery_app
@@ -321,3 +324,30 @@ def test_the_cap_of_groups_waits_for_no_row_that_another_holds() -> None:
         2,
         3,
     ]
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    "value",
+    [
+        datetime(2026, 11, 21, tzinfo=UTC),
+        Decimal("1.50"),
+        uuid.UUID(int=7),
+        b"\x00\xff",
+        [date.min],
+    ],
+)
+def test_what_json_of_celery_marks_comes_back_as_it_was(value: Any) -> None:
+    app: Any = make_app(result_backend="async-cache-db")
+    app.backend.mark_as_done("j", {"value": value}, request=Context({"id": "j", "task": "add"}))
+    assert app.backend.get_result("j") == {"value": value}
+    assert results.get("j") == {"value": value}
+    assert TaskMeta.objects.get(task_id="j").result == {"value": value}
+
+
+@ON_SQLITE
+def test_what_only_looks_marked_is_left_alone(settings: Any) -> None:
+    settings.ASYNC_CACHE = {**settings.ASYNC_CACHE, "RESULTS": {"SERIALIZER": "json"}}
+    value = {"__type__": "invoice", "__value__": 7}
+    task_id = async_task("copy.copy", value, sync=True)
+    assert results.get(task_id) == value

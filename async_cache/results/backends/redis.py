@@ -163,7 +163,7 @@ class WriteThroughBackend(RedisBackend):
     def _get_result_meta(
         self, result: Any, state: str, traceback: Any, request: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        meta: dict[str, Any] = super()._get_result_meta(
+        meta: dict[str, Any] = super()._get_result_meta(  # type: ignore[misc]
             result=result, state=state, traceback=traceback, request=request, **kwargs
         )
         if "args" in meta and self.database.redacts(request):
