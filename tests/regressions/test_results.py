@@ -342,7 +342,8 @@ def test_what_json_of_celery_marks_comes_back_as_it_was(value: Any) -> None:
     app.backend.mark_as_done("j", {"value": value}, request=Context({"id": "j", "task": "add"}))
     assert app.backend.get_result("j") == {"value": value}
     assert results.get("j") == {"value": value}
-    assert TaskMeta.objects.get(task_id="j").result == {"value": value}
+    row: Any = TaskMeta.objects.get(task_id="j")
+    assert row.result == {"value": value}
 
 
 @ON_SQLITE
