@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["SOAK", "WHOLE", "Figure", "count", "few", "judge", "reached"]
+__all__ = ["SOAK", "WHOLE", "Figure", "count", "few", "judge", "patience", "reached"]
 
 WHOLE: Final = os.environ.get("FAULTS") == "full"
 SOAK: Final = os.environ.get("FAULTS") == "soak"
@@ -38,6 +38,11 @@ _broken: list[None] = []
 def count(small: int, whole: int) -> int:
     """Return how many of something this run takes; few where a check is to fail."""
     return whole if WHOLE and not _broken else small
+
+
+def patience(seconds: float) -> float:
+    """Return how long a check waits for what must come: not for long where it is to fail."""
+    return min(seconds, 6.0) if _broken else seconds
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from async_cache.targets import QUEUED_GRACE
 from tests.dispatchers.support import eventually, heard
 from tests.faults.breaks import Break, caught
 from tests.faults.fleet import Fleet, Reader, fleet_over
-from tests.faults.scale import count, judge
+from tests.faults.scale import count, judge, patience
 from tests.faults.worker_jobs import Queued, SlowlyQueued, in_workers
 
 BUSY = 5.0
@@ -105,10 +105,10 @@ def check_slow_queue(fleet: Fleet) -> None:
         Reader(job, keys) as reader,
         many_processes(grace),
     ):
-        eventually(lambda: _least(fleet, keys) >= 1, count(12, 30))
+        eventually(lambda: _least(fleet, keys) >= 1, patience(30))
         begun, before = time.monotonic(), _least(fleet, keys)
         waiting = fleet.waiting()
-        eventually(lambda: _least(fleet, keys) >= before + rounds, 60)
+        eventually(lambda: _least(fleet, keys) >= before + rounds, patience(60))
         seconds = (time.monotonic() - begun) / rounds
     assert running.running
     assert waiting >= len(keys) / 2, "the queue was not slow"

@@ -168,7 +168,7 @@ def message_about(shelf: Any, key: str) -> str:
 
 
 def test_a_changed_secret_costs_nothing(shelf: Any) -> None:
-    check_rotation(shelf, count(2, 10))
+    check_rotation(shelf, count(2, 5))
 
 
 def test_a_lost_secret_costs_one_fetch_a_key(shelf: Any) -> None:

@@ -21,7 +21,7 @@ from async_cache import guards
 from tests.dispatchers.support import eventually
 from tests.faults.breaks import Break, caught
 from tests.faults.fleet import Fleet, Reader, Victim, fleet_over
-from tests.faults.scale import count, judge
+from tests.faults.scale import count, judge, patience
 from tests.faults.worker_jobs import FETCH_SECONDS, LEASE, ORDERS, REFUSED, Told, in_workers
 
 FRESH_AGAIN = LEASE + FETCH_SECONDS + 1
@@ -67,7 +67,7 @@ def fresh_again(reader: Reader, before: dict[str, Any], victims: Sequence[Victim
     """Wait until the keys of victims that are no more have new values; return how long it took."""
     begun = time.monotonic()
     keys = [victim.key for victim in victims]
-    until = reader.wait(before, keys, count(12, 20))
+    until = reader.wait(before, keys, patience(20))
     for victim in victims:
         assert reader.values[victim.key].split()[1] != str(victim.number), "the dead has answered"
     return until - begun
@@ -114,7 +114,7 @@ def check_prefetched(fleet: Fleet) -> None:
         fleet.board.delete(ORDERS)
         fleet.start()
         begun = time.monotonic()
-        seconds = reader.wait(before, keys, count(12, 20)) - begun
+        seconds = reader.wait(before, keys, patience(20)) - begun
         bound = grace + 1 + 2 + len(keys) / 4 * FETCH_SECONDS
         judge(label, "fresh again, s", seconds, bound, generous=bound + 10)
     check_reader(reader, label)
@@ -157,7 +157,7 @@ def check_zombies(fleet: Fleet, zombies: int, together: int = 4) -> None:
 
 def refusals(fleet: Fleet, number: int) -> int:
     """Wait for so many refused commits; return how many there were."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patience(10)
     told: list[str] = []
     while len(told) < number and (left := deadline - time.monotonic()) > 0:
         one = fleet.take(REFUSED, left)
@@ -202,7 +202,7 @@ def check_term(fleet: Fleet) -> None:
         worker.wait_for(r"Warm shutdown")
         fleet.release(victims)
         begun = time.monotonic()
-        until = reader.wait(before, keys, count(12, 20))
+        until = reader.wait(before, keys, patience(20))
         judge("workers/asked to end", "fresh again, s", until - begun, 1, generous=10)
         for victim in victims:
             assert reader.values[victim.key].split()[1] == str(victim.number), "its work was lost"

@@ -113,7 +113,7 @@ class Timed(AsyncCacheJob[str]):
         begun = time.monotonic()
         time.sleep(FETCH_SECONDS)
         with board() as client:
-            client.rpush(FETCHED_AT, f"{key} {begun} {time.monotonic()} {os.getpid()}")
+            client.rpush(FETCHED_AT, f"{key} {begun} {time.monotonic()}")
         return f"{key} {begun}"
 
 
@@ -153,7 +153,6 @@ _polite_claim = Script(CLAIM.source.replace(b"or (held[1] == 1 and want == 2)", 
 BREAKS: Final[Mapping[str, tuple[str, Any]]] = MappingProxyType(
     {
         "commits are not fenced": ("async_cache.stores.exchanges.Exchanges._commit", _unfenced),
-        "nothing stops a fetch": ("async_cache.fetching.timeout_errors", []),
         "every message is obeyed": ("async_cache.refresh.settles", lambda *args: False),
         "no queued lease is taken over": ("async_cache.stores.exchanges.CLAIM", _polite_claim),
         "a lease is long": ("tests.faults.worker_jobs.Told.lease", 30.0),
@@ -161,7 +160,7 @@ BREAKS: Final[Mapping[str, tuple[str, Any]]] = MappingProxyType(
 )
 
 _HOUR: Final = 3600.0
-_SKEWS: Final[Mapping[str, Callable[[], float]]] = MappingProxyType(
+SKEWS: Final[Mapping[str, Callable[[], float]]] = MappingProxyType(
     {
         "an hour ahead": lambda: time.time() + _HOUR,
         "an hour behind": lambda: time.time() - _HOUR,
@@ -169,8 +168,7 @@ _SKEWS: Final[Mapping[str, Callable[[], float]]] = MappingProxyType(
         "jumping": lambda: time.time() + (_HOUR if int(time.monotonic()) % 2 else -_HOUR),
     }
 )
-SKEWS: Final = tuple(_SKEWS)
-
+"""Wall clocks that are wrong."""
 
 broken = ""
 """What is broken in the workers that are started now; `in_workers` sets it."""
@@ -180,11 +178,6 @@ def in_workers(what: str) -> Break:
     """Return a break of the workers that are started while it lasts."""
     assert what in BREAKS
     return Break(what, f"{__name__}.broken", what)
-
-
-def set_clock(name: str) -> None:
-    """Let the clock of this process be wrong from now on."""
-    clock.now = _SKEWS[name]
 
 
 def _tell(job: str, key: str, reason: str, **_: object) -> None:
@@ -198,7 +191,7 @@ def _begin() -> None:
     if given := os.environ.get("FAULTS_BROKEN"):
         mock.patch(*BREAKS[given]).start()
     if skew := os.environ.get("FAULTS_CLOCK"):
-        set_clock(skew)
+        clock.now = SKEWS[skew]
 
 
 if os.environ.get("FAULTS_WORKER"):
