@@ -116,7 +116,8 @@ def path_of(func: str | Callable[..., Any]) -> str:
         TypeError: No path leads to it: a lambda, a local function, a bound method.
     """
     if isinstance(func, str):
-        if "." not in func:
+        parts = func.split(".")
+        if len(parts) < 2 or not all(map(str.isidentifier, parts)):
             raise TypeError(f"{func!r} is no dotted path; write 'module.function'.")
         return func
     module, name = getattr(func, "__module__", ""), getattr(func, "__qualname__", "")
@@ -125,7 +126,7 @@ def path_of(func: str | Callable[..., Any]) -> str:
         found = find_path(path) if module and name and "<" not in name else None
     except ImportError:
         found = None
-    if found is not func or module == "__main__":
+    if found is None or found is not func or module == "__main__":
         raise TypeError(f"No dotted path leads to {func!r}; define it at the top of a module.")
     return path
 

@@ -132,6 +132,16 @@ def test_a_time_that_is_none_is_refused_at_the_call(option: str, bad: Any) -> No
         async_task("math.floor", 2.5, sync=True, **{option: bad})
 
 
+@pytest.mark.parametrize("func", [None, "", ".", "floor", "..floor", "math.", "shop.f.<locals>.g"])
+@pytest.mark.parametrize("place", ["func", "hook"])
+def test_what_is_no_path_is_refused_at_the_call(place: str, func: Any) -> None:
+    if (place, func) == ("hook", None):
+        pytest.skip("no hook")
+    called, options = (func, {}) if place == "func" else ("math.floor", {"hook": func})
+    with pytest.raises(TypeError, match="dotted path"):
+        async_task(called, 2.5, sync=True, cached=True, **options)
+
+
 @ON_SQLITE
 def test_zero_is_no_timeout_and_no_cache() -> None:
     with pytest.raises(ConfigurationError, match="timeout"):
