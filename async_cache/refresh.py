@@ -47,10 +47,11 @@ def refresh(runtime: Runtime, attempts: Sequence[Attempt], purpose: Purpose) -> 
             "claim",
             [runtime.claim(attempt.address, attempt.token, Phase.FETCHING) for attempt in attempts],
         )
-    except StoreUnavailable:
-        # The claim may have taken effect, and its answer been lost.
+    except BaseException as error:
+        # The claim may have taken effect, and its answer been lost: with the cache, or with an
+        # event loop that ends.
         yield from release(runtime, attempts)
-        if purpose is Purpose.RENEW:
+        if not isinstance(error, StoreUnavailable) or purpose is Purpose.RENEW:
             raise
         yield from fetch_directly(runtime, attempts)
         return
