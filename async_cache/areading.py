@@ -27,6 +27,7 @@ from async_cache.entry import open_entry
 from async_cache.exceptions import EntryRejected, StoreUnavailable
 from async_cache.many import (
     Sorted,
+    Wanted,
     addresses_of,
     fly_many,
     in_order,
@@ -36,6 +37,7 @@ from async_cache.many import (
     sort_out,
 )
 from async_cache.reading import (
+    HARD,
     Judged,
     Raws,
     judge,
@@ -81,7 +83,8 @@ async def aget(runtime: Runtime, args: tuple[Any, ...], kwargs: Mapping[str, Any
         raise value.error
     if decision.refresh:
         if too_stale(runtime, header):
-            return await _alate(runtime, address, header.entry_id, value)
+            late = Wanted(address, header.entry_id, value, raws[HARD])
+            return await _alate(runtime, late)
         await _arenew(runtime, address, header.entry_id, raws, judged)
     return processed(runtime, address, value, decision.status)
 
@@ -147,7 +150,7 @@ async def _amiss(
     if not runtime.fetch_on_miss:
         await _arenew(runtime, address, NO_ENTRY, raws)
         return runtime.job.empty(*address.call.args, **address.call.kwargs)
-    attempt, own = await afly(runtime, address, Purpose.COLD, failed=failed)
+    attempt, own = await afly(runtime, address, Purpose.COLD, seen=raws[HARD], failed=failed)
     return answer(runtime, attempt, own=own)
 
 
@@ -184,16 +187,18 @@ async def aget_many(
             found = None  # announced by the store; fetched directly below
     sort_out(runtime, plain, found, result)
     await publisher.asubmit_many(result.requests)
-    for address in result.cold:
-        works[address.entry] = _amiss(runtime, address, failed=found is None)
-    for address, entry_id, value in result.late:
-        works[address.entry] = _alate(runtime, address, entry_id, value)
+    for one in result.cold:
+        works[one.address.entry] = _amiss(
+            runtime, one.address, (None, *one.seen), failed=found is None
+        )
+    for one in result.late:
+        works[one.address.entry] = _alate(runtime, one)
     # They are shielded from each other: each failure stands in its own place.
     done = await asyncio.gather(*works.values(), return_exceptions=True)
     return in_order(addresses, result.answers | dict(zip(works, done, strict=True)))
 
 
-async def _alate(runtime: Runtime, address: Address, entry_id: bytes, stale: Any) -> Any:
-    attempt, own = await afly(runtime, address, Purpose.TOO_STALE, entry_id)
-    value, status = value_or(runtime, attempt, stale, own=own)
-    return processed(runtime, address, value, status)
+async def _alate(runtime: Runtime, one: Wanted) -> Any:
+    attempt, own = await afly(runtime, one.address, Purpose.TOO_STALE, one.replaces, seen=one.seen)
+    value, status = value_or(runtime, attempt, one.stale, own=own)
+    return processed(runtime, one.address, value, status)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from async_cache import clock, flights, publisher
 from async_cache.attempts import NO_ENTRY, Attempt, Purpose, State, new_token
@@ -16,6 +16,7 @@ from async_cache.effects import Steps, run
 from async_cache.entry import MISSING
 from async_cache.exceptions import RecursiveFetch, StoreUnavailable
 from async_cache.reading import (
+    HARD,
     Judged,
     Raws,
     judge,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Sorted",
+    "Wanted",
     "addresses_of",
     "fly_many",
     "get_many",
@@ -46,6 +48,22 @@ __all__ = [
 ]
 
 
+class Wanted(NamedTuple):
+    """A call that needs a fetch.
+
+    Attributes:
+        address: The call.
+        replaces: Id of the entry that a fetch would replace.
+        stale: The value to fall back on, or `MISSING`.
+        seen: The hard stamps that its read brought.
+    """
+
+    address: Address
+    replaces: bytes = NO_ENTRY
+    stale: Any = MISSING
+    seen: Raws = ()
+
+
 @dataclass(slots=True)
 class Sorted:
     """What several calls come to after one read.
@@ -53,20 +71,18 @@ class Sorted:
     Attributes:
         answers: By entry: values, and exceptions in the places of failed calls.
         cold: Calls without a servable value.
-        late: Calls whose value is older than ``max_stale``: with the id of the entry, and the
-            value.
+        late: Calls whose value is older than ``max_stale``.
         requests: Refreshes to be asked for.
     """
 
     answers: dict[str, Any] = field(default_factory=dict)
-    cold: list[Address] = field(default_factory=list)
-    late: list[tuple[Address, bytes, Any]] = field(default_factory=list)
+    cold: list[Wanted] = field(default_factory=list)
+    late: list[Wanted] = field(default_factory=list)
     requests: list[RefreshRequest] = field(default_factory=list)
 
     def wanted(self) -> list[tuple[Sequence[Wanted], Purpose]]:
         """Return the calls that need a fetch, and what for."""
-        cold = [(address, NO_ENTRY, MISSING) for address in self.cold]
-        return [(cold, Purpose.COLD), (self.late, Purpose.TOO_STALE)]
+        return [(self.cold, Purpose.COLD), (self.late, Purpose.TOO_STALE)]
 
 
 def get_many(
@@ -159,7 +175,7 @@ def sort_out(
 
 def _sort_miss(runtime: Runtime, address: Address, raws: Raws, result: Sorted) -> None:
     if runtime.fetch_on_miss:
-        result.cold.append(address)
+        result.cold.append(Wanted(address, seen=raws[HARD]))
         return
     request = wish(runtime, address, NO_ENTRY, raws)
     if request is not None:
@@ -177,7 +193,7 @@ def _sort_hit(
         result.answers[address.entry] = value.error
         return
     if decision.refresh and too_stale(runtime, header):
-        result.late.append((address, header.entry_id, value))
+        result.late.append(Wanted(address, header.entry_id, value, raws[HARD]))
         return
     if decision.refresh:
         request = wish(runtime, address, header.entry_id, raws, judged)
@@ -186,10 +202,6 @@ def _sort_hit(
     result.answers[address.entry] = raised(
         partial(processed, runtime, address, value, decision.status)
     )
-
-
-Wanted: TypeAlias = "tuple[Address, bytes, Any]"
-"""A call, the id of the entry it would replace, and the value to fall back on or `MISSING`."""
 
 
 class _Landing:
@@ -225,10 +237,10 @@ def fly_many(
         yield from _lead(
             runtime, [(attempt, flight) for _, attempt, flight in ours], purpose, deadline
         )
-        settled += [(address, stale, (attempt, True)) for (address, _, stale), attempt, _ in ours]
+        settled += [(one.address, one.stale, (attempt, True)) for one, attempt, _ in ours]
         again = []
         for one, flight in theirs:
-            address, _, stale = one
+            address, stale = one.address, one.stale
             try:
                 attempt_: Attempt | None = yield _Landing(flight, deadline - clock.monotonic())
             except TimeoutError:
@@ -236,10 +248,10 @@ def fly_many(
                 given_up = Attempt(address, b"", state=State.UNAVAILABLE)
                 settled.append((address, stale, (given_up, True)))
                 continue
-            if attempt_ is not None and serves_others(attempt_, deadline):
+            if attempt_ is not None and serves_others(attempt_, deadline, one.seen):
                 settled.append((address, stale, (attempt_, False)))
             else:
-                again.append(one)
+                again.append(one._replace(seen=()))
         wanted = again
     return settled
 
@@ -251,14 +263,14 @@ def _board(
     ours: list[tuple[Wanted, Attempt, Flight | None]] = []
     theirs: list[tuple[Wanted, Flight]] = []
     for one in wanted:
-        address, replaces, _ = one
+        address = one.address
         try:
             flight, leads = board(runtime, address)
         except RecursiveFetch as error:
             answers[address.entry] = error
             continue
         if leads or flight is None:
-            ours.append((one, Attempt(address, new_token(), replaces), flight))
+            ours.append((one, Attempt(address, new_token(), one.replaces), flight))
         else:
             theirs.append((one, flight))
     return ours, theirs

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from random import random
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from async_cache import clock, invalidation, publisher, transactions
 from async_cache.attempts import NO_ENTRY, Purpose
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from async_cache.targets import Runtime
 
 __all__ = [
+    "HARD",
     "Judged",
     "Raws",
     "get",
@@ -45,6 +46,9 @@ __all__ = [
 
 Raws: TypeAlias = Sequence[bytes | None]
 """What one read brings: the entry, then the stamps."""
+
+HARD: Final = slice(1, 3)
+"""Where the hard stamps are in it: the job's and the key's."""
 
 Judged: TypeAlias = "tuple[Header, Any, Decision]"
 """What an entry comes to; a negative answer stands as an `Answered` in the place of the value."""
@@ -153,7 +157,9 @@ def _answer_with(runtime: Runtime, address: Address, judged: Judged, raws: Raws)
     status = decision.status
     if decision.refresh:
         if too_stale(runtime, header):
-            attempt, own = fly(runtime, address, Purpose.TOO_STALE, header.entry_id)
+            attempt, own = fly(
+                runtime, address, Purpose.TOO_STALE, header.entry_id, seen=raws[HARD]
+            )
             value, status = value_or(runtime, attempt, value, own=own)
         else:
             renew(runtime, address, header.entry_id, raws, judged)
@@ -241,7 +247,7 @@ def miss(runtime: Runtime, address: Address, raws: Raws = (), *, failed: bool = 
     if not runtime.fetch_on_miss:
         renew(runtime, address, NO_ENTRY, raws)
         return runtime.job.empty(*address.call.args, **address.call.kwargs)
-    attempt, own = fly(runtime, address, Purpose.COLD, failed=failed)
+    attempt, own = fly(runtime, address, Purpose.COLD, seen=raws[HARD], failed=failed)
     return answer(runtime, attempt, own=own)
 
 
