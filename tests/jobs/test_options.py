@@ -389,7 +389,7 @@ class TestWorkerSide:
         with freeze() as clock, heard(refresh_dropped) as events:
             job.get()
             job.get()
-            clock.advance(hours=2)
+            clock.advance(hours=3)
             shelf.run_all()
         assert [event["reason"] for event in events] == ["expired"]
 
