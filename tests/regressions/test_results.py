@@ -31,6 +31,7 @@ from async_cache.results.backends import cache
 from async_cache.results.backends.buffer import RowBuffer
 from async_cache.results.control import send_again
 from async_cache.results.layers import get_cache_layer
+from async_cache.results.layers.cache import CacheLayer
 from async_cache.results.models import TaskMeta, TaskResult
 from async_cache.results.records import SUCCESS, Record
 from async_cache.results.upkeep import purge
@@ -362,3 +363,28 @@ def test_what_only_looks_marked_is_left_alone(settings: Any) -> None:
     value = {"__type__": "invoice", "__value__": 7}
     task_id = async_task("copy.copy", value, sync=True)
     assert results.get(task_id) == value
+
+
+def test_a_chord_in_a_cache_is_not_counted_anew_for_each_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = []
+    count = CacheLayer.count
+
+    def count_noted(layer: CacheLayer, group_id: str) -> Any:
+        counted.append(group_id)
+        return count(layer, group_id)
+
+    monkeypatch.setattr(CacheLayer, "count", count_noted)
+    calls = []
+    monkeypatch.setattr(cache, "call_body", lambda *_: calls.append(1))
+    app: Any = make_app(result_backend="async-cache")
+    body = app.signature("total")
+    body.freeze()
+    parts = [f"p{number}" for number in range(100)]
+    app.backend.apply_chord(("wide", [app.AsyncResult(part) for part in parts]), body)
+    for part in reversed(parts):
+        request = Context({"id": part, "task": "add", "group": "wide", "chord": body})
+        app.backend.mark_as_done(part, 1, request=request)
+    assert calls == [1]
+    assert len(counted) == 1

@@ -163,8 +163,7 @@ class CacheBackend(ChordsMixin, KeyValueStoreBackend):
             group = self._chord(request.group, "parts")
             member = record.replace(id=f"{group}:{record.id}", name="", group=group)
             self.layer.save(member, self._seconds())
-            ended = self.layer.count(group).ended
-            if ended >= size and self._may_call(request.group, record.id):
+            if self.layer.has_ended(group, size) and self._may_call(request.group, record.id):
                 self._call(group, parts, request)
         self.save(record, request)
 

@@ -95,6 +95,10 @@ class Layer(ABC):
     def count(self, group_id: str) -> Counts:
         """Return how many members ended; zeros for an unknown group."""
 
+    def has_ended(self, group_id: str, least: int) -> bool:
+        """Whether as many members ended; cheap while they have not."""
+        return self.count(group_id).ended >= least
+
     @abstractmethod
     def reserve(self, group_id: str, n: int = 1) -> int:
         """Return the first of ``n`` sequence numbers, above all that were given out before."""

@@ -213,6 +213,10 @@ class CacheLayer(Layer):
         outcomes = list(said.values())
         return Counts(outcomes.count(Outcome.SUCCEEDED), outcomes.count(Outcome.FAILED))
 
+    def has_ended(self, group_id: str, least: int) -> bool:
+        generation = self._slots.generation(group_id)
+        return self._slots.may_hold(generation, least) and super().has_ended(group_id, least)
+
     def reserve(self, group_id: str, n: int = 1) -> int:
         with self._lock:
             first = max(self._last_sequence + 1, int(clock.now() * 1_000_000))

@@ -114,6 +114,16 @@ class Slots:
                 return
             at += size
 
+    def may_hold(self, generation: str, members: int) -> bool:
+        """Whether so many slots can be taken: without reading them all.
+
+        Nobody takes a slot beyond the first that was never taken. So as many members have a slot of
+        that number, or one shortly after it where that was given back.
+        """
+        if not generation or self._hint(generation) >= members:
+            return bool(generation)
+        return bool(self._read(generation, range(members - 1, members - 1 + MARGIN)))
+
     def _read(self, generation: str, numbers: Iterable[int]) -> dict[int, bytes]:
         names = {self._names.slot(generation, number): number for number in numbers}
         return {names[name]: raw for name, raw in self._access.read(names).items()}
