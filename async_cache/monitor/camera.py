@@ -10,6 +10,7 @@ Run one camera. Workers send events when started with ``-E``.
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import threading
 from collections import OrderedDict
@@ -54,6 +55,9 @@ MAX_WORKERS: Final = 10_000
 """Workers whose keys are remembered."""
 FIRST_CLEANUP: Final = 30.0
 """Seconds from the start to the first deletion of old tasks."""
+
+_CALL: Final = re.compile(r"[^\W\d][\w.]*(?=\()")
+"""The name of the type in the repr of most errors."""
 
 _FAILED: Final = frozenset(states.EXCEPTION_STATES) | {states.REJECTED}
 _PENDING: Final = frozenset(states.UNREADY_STATES) - {states.RETRY, states.REJECTED}
@@ -173,7 +177,7 @@ class Camera(Polaroid):
     def _note(self, task: Any) -> None:
         """Let a task wait to be written, unless nothing has come since it was noted."""
         moment, uuid = task.timestamp or 0.0, str(task.uuid)
-        if not task.state or len(uuid) > MAX_ID or "\x00" in uuid:
+        if not task.state or _text(uuid, MAX_ID) != uuid:
             return
         ended = task.state in states.READY_STATES
         seen = self._seen.get(uuid)
@@ -187,7 +191,7 @@ class Camera(Polaroid):
             self._seen.popitem(last=False)
         try:
             self._waiting[uuid] = self._row(task, moment)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, OSError) as error:
             logger.warning("An event of a task makes no sense: %s.", type(error).__qualname__)
             return
         self._waiting.move_to_end(uuid)
@@ -229,11 +233,11 @@ class Camera(Polaroid):
         moment = clock.monotonic()
         due: dict[str, datetime | None] = {}
         for hostname, beat in self._heartbeats.items():
-            name = hostname.replace("\x00", "")[:MAX_ID]
+            name = _text(hostname, MAX_ID) or ""
             known = self._workers.get(name)
             if known is None or moment - known[1] >= self.worker_update_freq:
                 # Who says goodbye has been heard of as well.
-                due[name] = now() if beat is None else from_timestamp(beat)
+                due[name] = (None if beat is None else _moment(beat)) or now()
         self._store_workers(due)
         self._heartbeats.clear()
 
@@ -273,7 +277,11 @@ class Camera(Polaroid):
 
 
 def _text(value: Any, length: int = MAX_TEXT) -> str | None:
-    return None if value is None else str(value).replace("\x00", "")[:length]
+    """Return a text as every database takes it: without NUL, lone surrogates as escapes."""
+    if value is None:
+        return None
+    text = str(value).replace("\x00", "")
+    return text.encode("utf-8", "backslashreplace").decode()[:length]
 
 
 def _end(*_: object) -> None:
@@ -282,7 +290,11 @@ def _end(*_: object) -> None:
 
 def _error_type(text: Any) -> str | None:
     """Return the type of an error from its repr: its message may hold what is secret."""
-    return None if text is None else str(text).partition("(")[0]
+    if text is None:
+        return None
+    found = _CALL.match(str(text))
+    # A repr of its own may begin with anything.
+    return "Exception" if found is None else found[0]
 
 
 def _moment(value: Any) -> datetime | None:
@@ -291,7 +303,7 @@ def _moment(value: Any) -> datetime | None:
         return None
     try:
         moment = from_timestamp(value) if isinstance(value, int | float) else maybe_iso8601(value)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return None
     if moment is None or timezone.is_naive(moment) != timezone.is_naive(now()):
         return None if moment is None else from_timestamp(moment.timestamp())

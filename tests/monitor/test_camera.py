@@ -140,6 +140,23 @@ def test_an_error_is_its_type() -> None:
     assert (row.state, row.result, row.traceback) == ("FAILURE", "ValueError", "Traceback…")
 
 
+@on_sqlite
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ("shop.errors.Refused('hunter2')", "shop.errors.Refused"),
+        ("<HttpError 403 when requesting https://api/?key=hunter2 returned (none)>", "Exception"),
+        ("hunter2", "Exception"),
+        ("no key hunter2 (sorry)", "Exception"),
+    ],
+)
+def test_an_error_that_shows_itself_in_its_own_way_tells_no_secret(told: str, kept: str) -> None:
+    scene = Scene()
+    scene.task(time.time(), "failed", exception=told)
+    scene.shoot()
+    assert TaskState.objects.get().result == kept
+
+
 @pytest.mark.usefixtures("_rows")
 def test_a_worker_is_written_once_a_minute() -> None:
     scene = Scene()
@@ -270,6 +287,28 @@ def test_odd_events_break_nothing() -> None:
         ("ab", True),
         (None, False),
     }
+
+
+@pytest.mark.usefixtures("_rows")
+def test_half_characters_and_impossible_moments_hold_up_nothing() -> None:
+    scene = Scene(result_extended=True)
+
+    @scene.app.task(name="shop.add", shared=False)
+    def add() -> None: ...
+
+    half = "caf\udce9"  # as of the name of a file that is not UTF-8
+    told = {"args": half, "kwargs": half, "exception": f"OSError({half!r})", "traceback": half}
+    bad = scene.task(time.time(), "received", "failed", name="shop.add", hostname=half, **told)
+    scene.task(time.time(), "received", uuid=f"id-{half}", name=half)
+    scene.event("worker-heartbeat", 1e18, hostname="lost@time")
+    good = scene.task(time.time(), "received", name="shop.add")
+    scene.shoot()
+    assert not scene.camera._waiting
+    assert set(TaskState.objects.values_list("task_id", flat=True)) == {bad, good}
+    row = TaskState.objects.get(task_id=bad)
+    assert row.traceback == "caf\\udce9"
+    assert row.worker is not None
+    assert row.worker.hostname == "caf\\udce9"
 
 
 @pytest.mark.usefixtures("_rows")
