@@ -467,6 +467,16 @@ class TestDeploy:
             ("rediss://:hunter2@cache.lan:6379/1", {}, ""),
             ("rediss://cache.lan:6379/1", {"PASSWORD": "hunter2"}, ""),
             (["redis://localhost:1/1", "redis://10.0.0.7:1/1"], {}, "without TLS and a password"),
+            ("redis://localhost:1/1;redis://10.0.0.7:1/1", {}, "without TLS and a password"),
+            ("rediss://cache.lan:1/1", {"CONNECTION_POOL_KWARGS": {"password": "hunter2"}}, ""),
+            (
+                "redis://:hunter2@cache.lan:1/1",
+                {"CONNECTION_POOL_KWARGS": {"connection_class": "redis.connection.SSLConnection"}},
+                "",
+            ),
+            ("redis://mymaster/1", {"SENTINELS": [("localhost", 1)]}, ""),
+            ("redis://localhost/1", {"SENTINELS": [("s.lan", 1)]}, "without TLS and a password"),
+            ("rediss://mymaster/1", {"SENTINELS": [("s.lan", 1)], "PASSWORD": "hunter2"}, ""),
         ],
     )
     def test_a_cache_that_others_can_reach(
@@ -479,9 +489,49 @@ class TestDeploy:
         assert "hunter2" not in str(found)
 
     @pytest.mark.parametrize(
+        ("location", "options", "lacks"),
+        [
+            ("redis://:hunter2@cache.lan:1/1", {}, "without TLS:"),
+            ("rediss://cache.lan:1/1", {"password": "hunter2"}, ""),
+            ("rediss://cache.lan:1/1", {"credential_provider": object()}, ""),
+            ("redis://cache.lan:1/1", {"password": "hunter2"}, "without TLS:"),
+        ],
+    )
+    def test_options_of_djangos_own_backend(
+        self, location: str, options: dict[str, Any], lacks: str
+    ) -> None:
+        with cache(REDIS, location, **options):
+            found = of("W103", deploy=True)
+        assert [lacks in text for text in found] == ([True] if lacks else [])
+        assert "hunter2" not in str(found)
+
+    @pytest.mark.parametrize(
+        ("location", "options", "lacks"),
+        [
+            ("127.0.0.1:11211", {}, ""),
+            ("unix:/run/memcached.sock", {}, ""),
+            (["localhost:1", "cache.lan:1"], {}, "without TLS and a password"),
+            ("[::1]:11211", {}, ""),
+            ("cache.lan:11211", {"tls_context": object()}, "without a password"),
+        ],
+    )
+    def test_a_memcached_that_others_can_reach(
+        self, location: Any, options: dict[str, Any], lacks: str
+    ) -> None:
+        with cache(MEMCACHED, location, **options):
+            found = of("W103", deploy=True)
+        assert [lacks in text for text in found] == ([True] if lacks else [])
+
+    @pytest.mark.parametrize(
         ("url", "lacks"),
         [
             ("redis://localhost:6379/0", ""),
+            ("redis+socket:///run/redis.sock", ""),
+            ("sentinel://a.lan:1;sentinel://b.lan:1", "without TLS and a password"),
+            ("sentinel://:hunter2@a.lan:1;sentinel://:hunter2@b.lan:1", "without TLS:"),
+            ("amqp://broker.lan", "without TLS and a password"),
+            ("amqps://shop:hunter2@broker.lan", ""),
+            ("amqp://", ""),
             ("redis://broker.lan:6379/0", "without TLS and a password"),
             ("rediss://:hunter2@broker.lan:6379/0?ssl_cert_reqs=required", ""),
             ("amqp://guest:guest@broker.lan//", "without TLS and a password"),
@@ -501,6 +551,45 @@ class TestDeploy:
         assert "hunter2" not in str(found)
         with setting(DISPATCHER="thread"):
             assert not of("W105", deploy=True)
+
+    def test_a_broker_that_is_read_elsewhere(self, celery_app: Callable[..., Any]) -> None:
+        celery_app(broker_read_url="redis://broker.lan:1/0")
+        with setting(DISPATCHER="celery"):
+            assert "without TLS and a password" in one("W105", deploy=True)
+
+    def test_certificates_stand_for_a_password(self, celery_app: Callable[..., Any]) -> None:
+        celery_app(broker_url="amqps://broker.lan//", broker_login_method="EXTERNAL")
+        with setting(DISPATCHER="celery"):
+            assert not of("W105", deploy=True)
+
+    def test_a_broker_whose_library_is_missing(self, celery_app: Callable[..., Any]) -> None:
+        celery_app(broker_url="nowhere://:hunter2@broker.lan")
+        with setting(DISPATCHER="celery"):
+            assert not of("W105", deploy=True)
+            assert "No such transport: nowhere" in one("E011")
+            assert "hunter2" not in one("E011")
+
+    @pytest.mark.parametrize(
+        ("backend", "pickles", "said"),
+        [
+            ("redis://localhost:1/0", True, []),
+            ("async-cache-db", True, []),
+            ("redis://results.lan:1/0", False, ["without TLS and a password"]),
+            ("redis://results.lan:1/0", True, ["without TLS and a password", "run code"]),
+            ("rediss://:hunter2@results.lan:1/0", True, []),
+        ],
+    )
+    def test_results_that_others_can_reach(
+        self, celery_app: Callable[..., Any], backend: str, pickles: bool, said: list[str]
+    ) -> None:
+        accept = ["json", "pickle"] if pickles else ["json"]
+        celery_app(result_backend=backend, result_accept_content=accept)
+        with setting(DISPATCHER="celery"):
+            found = of("W106", deploy=True)
+            assert not of("W106")
+        assert bool(found) == bool(said)
+        assert all(text in found[0] for text in said)
+        assert "hunter2" not in str(found)
 
     def test_workers_that_unpickle(self, celery_app: Callable[..., celery.Celery]) -> None:
         celery_app(broker_url="redis://localhost:1/0", accept_content=["json", "pickle"])

@@ -35,9 +35,10 @@ W015  a job has a schedule or ``keep_warm``, and ``async_cache.schedules`` is no
 I001  Celery runs tasks eagerly
 W101  (deploy) ``SECRET_KEY`` is weak
 W102  (deploy) a cache backend unpickles what it reads
-W103  (deploy) a Redis cache is reached over the network without a password or TLS
+W103  (deploy) a cache is reached over the network without a password or TLS
 W104  (deploy) Celery workers accept pickle
 W105  (deploy) the broker is reached over the network without a password or TLS
+W106  (deploy) Celery's result backend is reached over the network without a password or TLS
 ====  =============================================================================================
 """
 

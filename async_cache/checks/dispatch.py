@@ -118,7 +118,16 @@ def _check_content(app: Any) -> list[checks.CheckMessage]:
 def _check_broker(app: Any) -> list[checks.CheckMessage]:
     if app.conf.task_always_eager:
         return []
-    transport = app.connection_for_write().transport_cls
+    try:
+        transport = app.connection_for_write().transport_cls
+    except (ImportError, KeyError) as error:
+        return [
+            checks.Error(
+                f'The broker of the Celery app "{app.main}" cannot be used: {error}.',
+                hint="Correct `broker_url`, or install the transport's package.",
+                id="async_cache.E011",
+            )
+        ]
     if transport == "memory":
         return [
             checks.Warning(
