@@ -11,7 +11,7 @@ from django.core.cache import caches
 from django.core.cache.backends.base import default_key_func
 
 from async_cache import conf, rota, vary
-from async_cache.addresses import Address
+from async_cache.addresses import AddressBook
 from async_cache.conf import get_settings
 from async_cache.context import FetchContext
 from async_cache.dispatchers import get_dispatcher
@@ -26,7 +26,6 @@ from async_cache.keys import (
     Call,
     CallSignature,
     Keyspace,
-    call_digest,
     canonical,
     tag_epoch,
     tag_stamp,
@@ -45,23 +44,20 @@ from async_cache.tallies import tally_of
 if TYPE_CHECKING:
     from django.dispatch import Signal
 
+    from async_cache.addresses import Address
     from async_cache.attempts import Attempt
     from async_cache.dispatchers.base import Dispatcher
     from async_cache.stores.base import AsyncStore, Handle, Store
 
-__all__ = ["MAX_ADDRESSES", "QUEUED_GRACE", "Runtime"]
-
-MAX_ADDRESSES: Final = 4096
-"""Addresses that a job keeps ready in each process; past it the older half is dropped."""
+__all__ = ["QUEUED_GRACE", "Runtime"]
 
 QUEUED_GRACE: Final = 10.0
 """Seconds for which a dispatched message is waited for before it is sent again."""
 
 _CHUNK: Final = 100
-_SIMPLE: Final = frozenset({str, int})
 
 
-class Runtime:
+class Runtime(AddressBook):
     """A job with its options resolved: made once for its constructor arguments, then shared.
 
     Args:
@@ -74,6 +70,7 @@ class Runtime:
     def __init__(
         self, job: Any, registered: str, constructor: Call, keywords: Mapping[str, Any]
     ) -> None:
+        super().__init__()
         settings = get_settings()
         self.epoch = conf.epoch
         self.job = job
@@ -126,8 +123,6 @@ class Runtime:
         # A key function of the project's own may depend on a tenant: keys made under it are
         # not kept for another call.
         self._keeps = cache.key_func is default_key_func
-        self._addresses: dict[Any, Address] = {}
-        self._by_digest: dict[str, Address] = {}
         if self.keep_warm:
             rota.add(self)
 
@@ -167,64 +162,6 @@ class Runtime:
         if self._keeps:
             return self._seal_prefix + entry
         return f"{self.alias}:{caches[self.alias].make_key(entry)}"
-
-    # --- addresses ------------------------------------------------------------------------------
-
-    def address(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Address:
-        """Return the address of a call.
-
-        Raises:
-            TypeError: The arguments do not fit ``fetch``.
-            UnkeyableArgument: An argument has no canonical form.
-        """
-        context = vary.read(self.vary) if self.vary else ()
-        # Only top-level str and int are looked up by value: their equality implies one key.
-        simple = self._keeps
-        for value in args:
-            if type(value) not in _SIMPLE:
-                simple = False
-                break
-        key: Any = None
-        if simple:
-            if kwargs:
-                for value in kwargs.values():
-                    if type(value) not in _SIMPLE:
-                        simple = False
-                        break
-                key = (args, *kwargs.items(), context)
-            else:
-                key = (args, context) if context else args
-            if simple:
-                address = self._addresses.get(key)
-                if address is not None:
-                    return address
-        address = self.address_of(self.signature.bind(args, kwargs), context)
-        if simple:
-            _bounded(self._addresses)[key] = address
-        return address
-
-    def address_of(self, call: Call, context: vary.Context) -> Address:
-        """Return the address of a bound call under a context."""
-        encoded = self.signature.encode(call)
-        varied = canonical(context) if context else b""
-        digest = call_digest(self.name, self._constructor_key, encoded, varied)
-        address = self._by_digest.get(digest)
-        if address is None:
-            address = Address(self, call, digest, context)
-            if self._keeps:
-                _bounded(self._by_digest)[digest] = address
-        return address
-
-    def known(self, digest: str) -> Address | None:
-        """Return the address of a digest, where this process has lately met it."""
-        return self._by_digest.get(digest)
-
-    def read_since(self, moment: float) -> list[Address]:
-        """Return the addresses that were read here since then, of a job that keeps them warm."""
-        # A map that was full has dropped addresses that the other still hands out.
-        kept = [*self._by_digest.values(), *self._addresses.values()]
-        read = {id(one): one for one in kept if one.read_at >= moment}
-        return list(read.values())
 
     def claim(self, address: Address, token: bytes, phase: Phase) -> Claim:
         """Return the claim of a call's lease."""
@@ -359,11 +296,3 @@ def _policy(options: Mapping[str, Any], ttl: float | None, max_lifetime: float) 
         early_window=window,
         max_lifetime=max_lifetime,
     )
-
-
-def _bounded(kept: dict[Any, Address]) -> dict[Any, Address]:
-    """Make room in a full map by dropping the older half."""
-    if len(kept) >= MAX_ADDRESSES:
-        for key in list(kept)[: MAX_ADDRESSES // 2]:
-            kept.pop(key, None)
-    return kept

@@ -1,7 +1,8 @@
 """Row "arguments": one client asks for ever new arguments.
 
 `check_cap` does so with a job that has ``max_keys``: the cache keeps as many and no more, the rest
-is answered all the same and counted, and the process does not grow.
+is answered all the same and counted, and the process does not grow. `check_messages` does so with
+one whose misses are left to workers, and no worker.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import redis
 from django.core.cache import caches
 
 from async_cache import AsyncCacheJob, call, signals
+from async_cache.dispatchers import get_dispatcher
 from async_cache.stores.base import Commit
 from async_cache.stores.exchanges import Exchanges
+from async_cache.stores.scripts import CLAIM, Script
 from tests.faults.breaks import Break, caught
 from tests.faults.scale import count, judge
 
@@ -37,6 +40,13 @@ class Limited(AsyncCacheJob[str]):
 
     def fetch(self, number: int) -> str:
         return f"value {number}"
+
+
+class Elsewhere(Limited):
+    """Leaves the fetch to a worker."""
+
+    fetch_on_miss = False
+    dispatcher = "tests.jobs.support.Shelf"
 
 
 @pytest.fixture(params=["redis", "default"])
@@ -95,8 +105,27 @@ def check_cap(alias: str, number: int) -> None:
     judge(label, "memory grown in the second half, MB", grown, 2, generous=10)
 
 
+def check_messages(alias: str, number: int) -> None:
+    """Ask for so many arguments of a job that leaves the fetch to workers, without a worker."""
+    label, job = f"arguments/{alias}, no worker", Elsewhere()
+    shelf: Any = get_dispatcher("tests.jobs.support.Shelf")
+    shelf.messages.clear()
+    assert [job.get(argument) for argument in range(number)] == [None] * number
+    waiting = len(shelf.messages)
+    judge(label, "messages", waiting, 1.01 * MAX_KEYS, generous=1.01 * MAX_KEYS)
+    assert waiting == MAX_KEYS
+    names = [name for name in names_in(alias) if f"{__name__}.Elsewhere:" in name]
+    judge(label, "names in the cache", len(names), 5.05 * MAX_KEYS, generous=5.05 * MAX_KEYS)
+    shelf.run_all()
+    assert [job.get(argument) for argument in range(3)] == ["value 0", "value 1", "value 2"]
+
+
 def test_one_client_with_ever_new_arguments(alias: str) -> None:
     check_cap(alias, count(3000, 100_000 if alias == "redis" else 20_000))
+
+
+def test_one_client_with_ever_new_arguments_and_no_worker(alias: str) -> None:
+    check_messages(alias, count(1500, 20_000))
 
 
 # --- breaks -------------------------------------------------------------------------------------
@@ -106,6 +135,16 @@ _commit = Exchanges._commit
 
 def _uncounted(exchanges: Exchanges, commit: Commit) -> Any:
     return _commit(exchanges, replace(commit, members=None))
+
+
+_forgetful_claim = Script(CLAIM.source.replace(b"if want == 1 and cap > 0", b"if false"))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("alias", ["redis"], indirect=True)
+def test_the_check_of_messages_notices(alias: str) -> None:
+    broken = Break("messages take no place", "async_cache.stores.exchanges.CLAIM", _forgetful_claim)
+    caught(broken, lambda: check_messages(alias, 1500))
 
 
 @pytest.mark.faults
@@ -130,7 +169,7 @@ def _uncounted(exchanges: Exchanges, commit: Commit) -> Any:
             3000,
         ),
         (
-            Break("addresses are kept", "async_cache.targets._bounded", lambda mapping: mapping),
+            Break("addresses are kept", "async_cache.addresses._bounded", lambda mapping: mapping),
             20_000,
         ),
     ],

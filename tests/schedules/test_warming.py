@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from async_cache import AsyncCacheJob, guards, publisher, rota, targets
+from async_cache import AsyncCacheJob, addresses, guards, publisher, rota
 from async_cache.keys import Call
 from async_cache.schedules import warming
 from async_cache.schedules.warming import lead, turn
@@ -153,7 +153,7 @@ def test_coroutines_read_too() -> None:
 
 
 def test_what_a_full_map_has_dropped_is_still_warmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "MAX_ADDRESSES", 8)
+    monkeypatch.setattr(addresses, "MAX_ADDRESSES", 8)
     job = Warm()
     with freeze() as clock:
         job.set("old", "read")
