@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from async_cache import vary
 from async_cache.keyring import Opener
 from async_cache.keys import Call, CallSignature, call_digest, canonical, detached
+from async_cache.vary import Context
 
 if TYPE_CHECKING:
     from async_cache.entry import Header
@@ -157,7 +158,7 @@ class AddressBook:
             _bounded(self._addresses)[key] = address
         return address
 
-    def address_of(self, call: Call, context: vary.Context) -> Address:
+    def address_of(self, call: Call, context: Context) -> Address:
         """Return the address of a bound call under a context."""
         encoded = self.signature.encode(call)
         varied = canonical(context) if context else b""
