@@ -1,6 +1,6 @@
 # All targets make what they need first. `make` alone lists them.
 # Variables: PYTHON=python3.13 chooses the interpreter; ARGS="-k name" goes to the tool;
-# SOAK_SECONDS=7200 is how long `make soak` takes.
+# SOAK_SECONDS=7200 is how long `make soak` takes, FUZZ_SECONDS=600 each of the fuzzers.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -12,6 +12,7 @@ RUN := $(VENV)/bin/python
 FACTS := setup.cfg setup.py pyproject.toml
 ARGS ?=
 SOAK_SECONDS ?= 600
+FUZZ_SECONDS ?= 60
 REQUIRE_SERVERS ?= redis,postgres
 # Processes that run the tests; WORKERS=0 runs them in one. Each starts servers of its own. A file's
 # tests stay in one process, files start in the order of their names: the long ones do not come last.
@@ -42,6 +43,8 @@ $(STAMPS)/demo: $(FACTS)
 	$(call install,demo)
 $(STAMPS)/bench: $(FACTS)
 	$(call install,bench)
+$(STAMPS)/fuzz: $(FACTS)
+	$(call install,fuzz)
 
 ##@ To see it
 .PHONY: demo demo-check
@@ -51,7 +54,7 @@ demo-check: $(STAMPS)/demo ## The same unattended: ask over HTTP, check the answ
 	@exec $(RUN) example_project/demo.py --check $(ARGS)
 
 ##@ To change it
-.PHONY: test test-postgres test-all faults soak check format lint types imports migrations package \
+.PHONY: test test-postgres test-all faults soak fuzz check format lint types imports migrations package \
 	docs bench
 test: $(STAMPS)/test servers ## Run the whole suite on real servers
 	@REQUIRE_SERVERS=$(REQUIRE_SERVERS) $(RUN) -m pytest $(SPREAD) $(ARGS)
@@ -65,6 +68,10 @@ faults: $(STAMPS)/test servers ## Break everything around the code and judge the
 soak: $(STAMPS)/test servers ## Random faults for SOAK_SECONDS (600): nothing breaks, nothing grows
 	@FAULTS=soak SOAK_SECONDS=$(SOAK_SECONDS) REQUIRE_SERVERS=1 $(RUN) -m pytest -m soak \
 		--timeout=0 -s tests/faults $(ARGS)
+fuzz: $(STAMPS)/fuzz ## Feed the parsers and the key builder for FUZZ_SECONDS (60) each
+	@for name in entries messages keys; do echo "fuzz/$$name.py, $(FUZZ_SECONDS) s"; \
+		$(RUN) -m fuzz $$name -max_total_time=$(FUZZ_SECONDS) -verbosity=0 \
+		-print_final_stats=1 $(ARGS) || exit 1; done
 check: lint types imports migrations docs package ## All that is checked besides tests
 format: $(STAMPS)/lint ## Format the code and mend what can be mended
 	@$(RUN) -m ruff check --fix --quiet .; $(RUN) -m ruff format .
@@ -93,7 +100,7 @@ package: $(STAMPS)/lint ## Build the distributions and check their metadata
 servers: $(STAMPS)/test ## Install the servers that the tests need and the machine lacks
 	@$(RUN) scripts/servers.py install
 clean: ## Remove everything that these targets made
-	@rm -rf $(VENV) .venvs build dist *.egg-info docs/_build \
+	@rm -rf $(VENV) .venvs .fuzz build dist *.egg-info docs/_build \
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 help: ## List the targets
