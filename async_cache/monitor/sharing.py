@@ -22,7 +22,7 @@ from async_cache import clock, conf, threads
 from async_cache.exceptions import StoreUnavailable
 from async_cache.monitor.conf import SECTION, get_monitor_settings
 from async_cache.monitor.counting import collect
-from async_cache.monitor.statistics import Counts
+from async_cache.monitor.statistics import Counts, to_number
 from async_cache.signals import error_name
 from async_cache.stores.base import Store
 from async_cache.stores.registry import get_store
@@ -69,7 +69,7 @@ class Slot:
         try:
             plain = json.loads(raw)
             jobs = {str(job): Counts.from_plain(counts) for job, counts in plain["jobs"].items()}
-            times = float(plain["written"]), float(plain["since"])
+            times = to_number(plain["written"]), to_number(plain["since"])
             return cls(str(plain["owner"]), *times, jobs, str(plain["continues"]))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             return None

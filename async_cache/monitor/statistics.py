@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-__all__ = ["Counts", "JobStatistics"]
+__all__ = ["Counts", "JobStatistics", "to_number"]
 
 SUMS: Final = frozenset(
     {
@@ -19,6 +19,8 @@ SUMS: Final = frozenset(
 """What is counted. Refused and dropped are counted again by reason: ``refused.lost``."""
 
 MAX_REASONS: Final = 40
+LARGEST: Final = 1e300
+"""What is not below it, as no count is, cannot be added up."""
 
 
 @dataclass(slots=True)
@@ -84,22 +86,31 @@ class Counts:
             ValueError: It did not.
         """
         try:
-            sums = {str(name): _number(value) for name, value in plain["sums"].items()}
+            sums = {str(name): to_number(value) for name, value in plain["sums"].items()}
             if len(sums) > 2 * (len(SUMS) + MAX_REASONS):
                 raise ValueError("too many counts")
             return cls(
                 sums,
-                _number(plain["longest_fetch"]),
-                _number(plain["last_success"]),
-                _number(plain["last_failure"]),
+                to_number(plain["longest_fetch"]),
+                to_number(plain["last_success"]),
+                to_number(plain["last_failure"]),
                 str(plain["last_error"])[:200],
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no counts: {type(error).__qualname__}") from error
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+def to_number(value: Any) -> float:
+    """Return a number that JSON brought.
+
+    Raises:
+        ValueError: It is none, or cannot be counted with.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not -LARGEST < value < LARGEST
+    ):
         raise ValueError("a count is no number")
     return value
 

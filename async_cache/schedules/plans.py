@@ -56,8 +56,8 @@ class Plan(NamedTuple):
             except TypeError as error:
                 where = f"{self.job}.refresh_calls" if own else f"calls of {self.job}"
                 raise ConfigurationError(
-                    f"{where}: a call does not fit fetch: {error} Each is a tuple of arguments, "
-                    "a dict of keywords or call(...)."
+                    f"{where}: a call does not fit fetch: {str(error).rstrip('.')}. Each is a "
+                    "tuple of arguments, a dict of keywords or call(...)."
                 ) from error
             yield args, dict(kwargs)
 
@@ -87,6 +87,11 @@ def _declared(job: Any) -> Any:
         raise ConfigurationError(
             f"{job.job_name}.refresh_calls is a {type(found).__qualname__}. Write a list of calls, "
             'such as [("EUR",)], or a method that yields them.'
+        )
+    if found is declared and iter(found) is found:
+        raise ConfigurationError(
+            f"{job.job_name}.refresh_calls is a {type(found).__qualname__}, which is used up by "
+            "the first tick. Write a list of calls, or a method that yields them."
         )
     return found
 

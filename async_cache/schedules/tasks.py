@@ -80,8 +80,13 @@ def _is_ours(job: Any, calls: Any, every: Any, part: Any, parts: Any) -> bool:
         return False
     if calls is None and job in all_jobs():
         return True
-    wanted = json.dumps([job, calls])
-    return any(json.dumps(given, default=repr) == wanted for given in _declared())
+    wanted = _as_text(job, calls)
+    return any(_as_text(*given) == wanted for given in _declared())
+
+
+def _as_text(*given: Any) -> str:
+    # Celery's JSON brings dates, decimals and UUIDs as objects.
+    return json.dumps(given, default=repr)
 
 
 def _declared() -> Iterator[list[Any]]:

@@ -185,6 +185,22 @@ def test_garbage_in_a_slot_is_no_slot() -> None:
         Counts.from_plain({**Counts().to_plain(), "sums": {"fresh": True}})
 
 
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1" + "0" * 400])
+@pytest.mark.parametrize("where", ["sums", "longest_fetch", "written"])
+def test_a_slot_with_a_number_that_is_none_is_no_slot(number: str, where: str) -> None:
+    counts = {**Counts().to_plain(), "sums": {"fresh": 1}}
+    plain = {"owner": "o", "written": 1.0, "since": 1.0, "jobs": {NAME: counts}, "continues": ""}
+    if where == "sums":
+        counts["sums"] = {"fresh": "?"}
+    else:
+        (counts if where in counts else plain)[where] = "?"
+    sharing._store().put(
+        [(sharing._name(1), json.dumps(plain).replace('"?"', number).encode(), 60)]
+    )
+    assert read_slots() == {}
+    snapshot()
+
+
 def test_without_a_free_slot_one_warning(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
     settings.ASYNC_CACHE = {**settings.ASYNC_CACHE, "MONITOR": {"PROCESSES": 1}}
     other = Slot("another", 1e12, 0.0)

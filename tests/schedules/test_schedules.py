@@ -5,15 +5,19 @@ from __future__ import annotations
 import runpy
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from celery import current_app
 from celery.schedules import crontab
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError
 from django.utils import translation
+from kombu.utils import json as kombu_json
 
 from async_cache import QuerySetFilterJob, QuerySetGetJob, cached, publisher
 from async_cache.exceptions import ConfigurationError, UnknownJob
@@ -98,6 +102,8 @@ class TestPlans:
             ({"refresh_every": 5, "refresh_calls": [("EUR", "USD")]}, "does not fit fetch"),
             ({"refresh_every": 5, "refresh_calls": ["EUR"]}, "does not fit fetch"),
             ({"refresh_every": 5, "refresh_calls": lambda self: [{"bas": 1}]}, "does not fit"),
+            ({"refresh_every": 5, "refresh_calls": iter([("EUR",)])}, "used up"),
+            ({"refresh_every": 5, "refresh_calls": [(object(),)]}, "object"),
         ],
     )
     def test_one_that_cannot_be(
@@ -194,6 +200,20 @@ class TestTick:
             run_tick(NAME, "USD")
         with pytest.raises(ConfigurationError, match="does not fit fetch"):
             run_tick(NAME, [["USD", "SEK"]])
+
+    @pytest.mark.django_db
+    def test_calls_that_json_carries_as_objects(
+        self, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wanted = [[UUID(int=1)], [Decimal("1.50")]]
+        job = make(refresh_every=300, refresh_calls=[("EUR",)])
+        entry = {"task": "async_cache.tick", "args": (NAME,), "kwargs": {"calls": wanted}}
+        monkeypatch.setitem(current_app.conf, "beat_schedule", {"own": entry})
+        for calls, told in ((wanted, {"asked": 2}), ([[UUID(int=2)]], {"dropped": 1})):
+            args, kwargs = kombu_json.loads(kombu_json.dumps(((NAME,), {"calls": calls})))
+            assert run_tick.apply(args, kwargs).get().items() >= told.items()
+        publisher.drain(5)
+        assert len(calls_in(shelf_of(job))) == 2
 
     def test_calls_yielded_under_a_context_are_refreshed_under_it(
         self, make: Callable[..., Any]

@@ -174,9 +174,14 @@ class PeriodicTask(beat.PeriodicTask):  # type: ignore[misc]
         """Refuse a row that could not run.
 
         Raises:
-            ValidationError: It has no schedule or two, or one that cannot be; its arguments are
-                not JSON; it ticks an unknown job, or calls that do not fit its ``fetch``.
+            ValidationError: It has no name, or one that is too long; no schedule or two, or one
+                that cannot be; its arguments are not JSON; it ticks an unknown job, or calls that
+                do not fit its ``fetch``.
         """
+        try:
+            self._meta.get_field("name").clean(self.name, self)
+        except ValidationError as error:
+            raise ValidationError({"name": error.messages}) from error
         check_when(self)
         load_headers(self)
         check_tick(self, *load_arguments(self))

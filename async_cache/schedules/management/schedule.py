@@ -44,7 +44,7 @@ class Schedule(Subcommand):
             raise CommandError("--output goes with --write static.")
         found = all_plans()
         # All is looked at before anything is written.
-        counted = [(plan, sum(1 for _ in plan.calls())) for plan in found]
+        counted = [(plan, _count(plan)) for plan in found]
         if options["write"] == "static":
             _write_static(command, options, found)
         elif options["write"] == "database":
@@ -57,6 +57,12 @@ class Schedule(Subcommand):
                 command.stdout.write(
                     "No job has a schedule. Set refresh_every or refresh_schedule on one."
                 )
+
+
+def _count(plan: Any) -> int:
+    """Return how many calls a plan keeps warm, once each of them is found to have a key."""
+    runtime = plan.instance._runtime
+    return sum(1 for args, kwargs in plan.calls() if runtime.address(args, kwargs))
 
 
 def _write_static(command: BaseCommand, options: Mapping[str, Any], found: Sequence[Any]) -> None:

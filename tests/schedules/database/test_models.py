@@ -128,6 +128,14 @@ class TestSchedules:
 class TestRefused:
     """Nothing is written of what cannot run."""
 
+    @pytest.mark.parametrize("name", ["", "x" * 201])
+    def test_a_name_that_cannot_be(self, every: Any, name: str) -> None:
+        row = PeriodicTask(name=name, task="shop.add", interval=every)
+        for write in (row.save, partial(PeriodicTask.objects.bulk_create, [row])):
+            with pytest.raises(ValidationError, match="name"):
+                write()
+        assert not PeriodicTask.objects.exists()
+
     def refuse(self, words: str, **given: Any) -> None:
         for model in (PeriodicTask, PeriodicTaskMeta):
             with pytest.raises(ValidationError, match=words):
