@@ -9,7 +9,6 @@ from asgiref.sync import sync_to_async
 from django.db import models
 
 from async_cache.results.layers import get_layer
-from async_cache.results.layers.database import record_to_row
 from async_cache.results.managers import TaskResultManager
 from async_cache.results.models import TaskMeta
 from async_cache.results.outcomes import count_members, values_of
@@ -55,7 +54,7 @@ class Task(TaskMeta):
     def from_record(cls, record: Record, cached: bool) -> Task:
         """Return a record as an instance; one that was cached has no row."""
         # No column limits what is cached.
-        row = record_to_row(record.replace(id="", group=""))
+        row = cls.objects.row_of(record.replace(id="", group=""))
         task = cls(**row | {"task_id": record.id, "group": record.group or None})
         task.cached = cached
         return task

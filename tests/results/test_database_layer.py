@@ -18,7 +18,7 @@ from async_cache.results import apart
 from async_cache.results.codec import decode_value
 from async_cache.results.exceptions import RecordRejected
 from async_cache.results.layers import Layer, get_database_layer
-from async_cache.results.layers.database import DatabaseLayer, record_to_row
+from async_cache.results.layers.database import DatabaseLayer
 from async_cache.results.models import TaskResult
 from async_cache.results.records import NO_RECORD, Record
 from async_cache.signals import entry_rejected
@@ -162,4 +162,4 @@ def test_a_database_that_fails_is_an_unavailable_store(layer: Layer, using: str)
 
 def test_the_layer_of_the_database_is_the_one_asked_for() -> None:
     assert isinstance(get_database_layer(), DatabaseLayer)
-    assert record_to_row(Record("a"))["status"] == "PENDING"
+    assert TaskResult.objects.row_of(Record("a"))["status"] == "PENDING"

@@ -21,7 +21,6 @@ from django.test.utils import CaptureQueriesContext
 from async_cache import clock
 from async_cache.exceptions import UnstorableValue
 from async_cache.results import apart, notices, upsert
-from async_cache.results.layers.database import record_to_row
 from async_cache.results.managers import TASK_RULES, TxIsolationWarning, transaction_retry
 from async_cache.results.models import ChordCounter, ChordPart, GroupResult, TaskResult
 from async_cache.results.records import Record
@@ -138,7 +137,7 @@ def test_the_last_save_grows_and_the_end_is_exact(
 @pytest.mark.usefixtures("way")
 def test_a_row_keeps_the_last_save_that_it_is_given(using: str) -> None:
     moment = datetime(2021, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-    row = {**record_to_row(Record("copied", state="SUCCESS")), "date_done": moment}
+    row = {**TaskResult.objects.row_of(Record("copied", state="SUCCESS")), "date_done": moment}
     upsert.upsert(TaskResult, using, TASK_RULES, row)
     assert get("copied", using).date_done == moment
 
@@ -150,7 +149,9 @@ def test_started_tells_no_end(using: str) -> None:
 def test_many_rows_are_one_statement(using: str) -> None:
     store("b", "SUCCESS", using, "old")
     names = ("a", "b", "c")
-    rows = [record_to_row(Record(id=name, state="FAILURE", value=b"new")) for name in names]
+    rows = [
+        TaskResult.objects.row_of(Record(id=name, state="FAILURE", value=b"new")) for name in names
+    ]
     with CaptureQueriesContext(connections[using]) as queries:
         stored = TaskResult.objects.store_rows(rows, using)
     assert len(written(queries)) == 1
@@ -172,7 +173,7 @@ def test_rows_written_together_are_those_written_alone(using: str) -> None:
                 * 4
             )
         ]
-        return [record_to_row(record) for record in given]
+        return [TaskResult.objects.row_of(record) for record in given]
 
     together, alone = rows("t"), rows("a")
     TaskResult.objects.store_rows(together, using)

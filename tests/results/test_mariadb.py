@@ -25,7 +25,7 @@ from django.test.utils import CaptureQueriesContext
 
 from async_cache.results import apart, upsert
 from async_cache.results.codec import decode_value
-from async_cache.results.layers.database import DatabaseLayer, record_to_row
+from async_cache.results.layers.database import DatabaseLayer
 from async_cache.results.managers import TASK_RULES, TxIsolationWarning, transaction_retry
 from async_cache.results.models import GroupResult, TaskResult
 from async_cache.results.records import NO_RECORD, Record
@@ -116,7 +116,7 @@ def test_the_rank_is_compared_with_what_is_committed(
 ) -> None:
     """An old snapshot does not let a late state hide a result."""
     monkeypatch.setattr(upsert, "STATEMENT_VENDORS", vendors)
-    late = record_to_row(Record("a", state="STARTED"))
+    late = TaskResult.objects.row_of(Record("a", state="STARTED"))
     with isolated(level), transaction.atomic(MARIADB):
         assert layer.get("a") is NO_RECORD
         together([partial(layer.save, success("a", 1))])

@@ -21,7 +21,7 @@ from django.test.utils import CaptureQueriesContext
 from async_cache.results import waiting
 from async_cache.results.layers import Layer
 from async_cache.results.layers.base import Changed
-from async_cache.results.layers.database import DatabaseLayer, record_to_row
+from async_cache.results.layers.database import DatabaseLayer
 from async_cache.results.models import TaskResult
 from async_cache.results.records import NO_RECORD, NoRecord, Record
 from async_cache.results.waiting import GROUP, NAME, TASK, Topic, listener, registry, waiters
@@ -240,7 +240,7 @@ def test_a_write_tells_only_when_somebody_listens() -> None:
 def test_who_listens_looks_after_those_who_did_not_know() -> None:
     layer, rows = DatabaseLayer("postgres"), TaskResult.objects
     with transaction.atomic(using="postgres"):
-        [row] = rows.write_rows([record_to_row(success("a"))], "postgres")
+        [row] = rows.write_rows([TaskResult.objects.row_of(success("a"))], "postgres")
         assert row.unheard  # type: ignore[attr-defined]
         waits = Waiting(layer, task("a"))
         registered()

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Collection
 from contextvars import ContextVar
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from celery.backends.base import BaseBackend
@@ -20,8 +19,7 @@ from async_cache.results.backends.chords import ChordsMixin, call_body, part_ids
 from async_cache.results.purging import delete_batches
 from async_cache.results.records import READY_STATES, Record
 from async_cache.results.retrying import transaction_retry
-from async_cache.results.rows import to_text
-from async_cache.results.utils import as_timedelta, from_timestamp, now
+from async_cache.results.utils import as_timedelta, now
 
 if TYPE_CHECKING:
     from async_cache.results.models import ChordCounter, GroupResult, TaskResult
@@ -126,27 +124,8 @@ class DatabaseBackend(ChordsMixin, BaseBackend):
 
     def make_row(self, record: Record, request: Any = None) -> dict[str, Any]:
         """Return the fields of a record's row."""
-        return self.TaskModel.objects.make_row(
-            content_type=record.content_type,
-            content_encoding=record.content_encoding,
-            task_id=record.id,
-            result=to_text(record.value, record.content_encoding),
-            status=record.state,
-            traceback=record.traceback or None,
-            meta=record.meta or None,
-            periodic_task_name=_schedule(request),
-            task_name=record.name or None,
-            task_args=record.args or None,
-            task_kwargs=record.kwargs or None,
-            worker=record.worker or None,
-            group=record.group or None,
-            sequence=record.sequence,
-            retries=record.retries,
-            date_created=None,
-            date_queued=_moment(record.queued),
-            date_started=_moment(record.started),
-            date_finished=_moment(record.finished),
-        )
+        row: dict[str, Any] = self.TaskModel.objects.row_of(record, _schedule(request))
+        return row
 
     def _rows(self, model: Any) -> Any:
         # The primary: a replica may not have the newest rows yet.
@@ -269,10 +248,6 @@ class DatabaseBackend(ChordsMixin, BaseBackend):
         alias = self.TaskModel.objects.connection_for_write().alias
         for model in (self.CounterModel, self.PartModel):
             delete_batches(model, alias, models.Q(), before, field="date_created")
-
-
-def _moment(timestamp: float | None) -> datetime | None:
-    return None if timestamp is None else from_timestamp(timestamp)
 
 
 def _schedule(request: Any) -> str | None:

@@ -25,52 +25,15 @@ from async_cache.results.records import (
     in_call_order,
     outcome_of,
 )
-from async_cache.results.rows import to_text
-from async_cache.results.utils import from_timestamp
 from async_cache.results.waiting.topics import Wire
 from async_cache.signals import announce, entry_rejected
 
-__all__ = ["DatabaseLayer", "get_database_layer", "record_to_row"]
+__all__ = ["DatabaseLayer", "get_database_layer"]
 
 CHUNK: Final = 500
 """Ids of one query."""
 NAMES_CHUNK: Final = 50
 _JOB: Final = "async_cache.results"
-
-
-def record_to_row(record: Record) -> dict[str, Any]:
-    """Return the fields of a record's row, complete.
-
-    Raises:
-        UnstorableValue: An id is longer than its column.
-    """
-    times = {
-        f"date_{name}": None if moment is None else from_timestamp(moment)
-        for name, moment in (
-            ("created", record.created),
-            ("queued", record.queued),
-            ("started", record.started),
-            ("finished", record.finished),
-        )
-    }
-    return TaskResult.objects.make_row(
-        content_type=record.content_type,
-        content_encoding=record.content_encoding,
-        task_id=record.id,
-        result=to_text(record.value, record.content_encoding) if record.value else None,
-        status=record.state,
-        traceback=record.traceback or None,
-        meta=record.meta or None,
-        periodic_task_name=None,
-        task_name=record.name or None,
-        task_args=record.args or None,
-        task_kwargs=record.kwargs or None,
-        worker=record.worker or None,
-        group=record.group or None,
-        sequence=record.sequence,
-        retries=record.retries,
-        **times,
-    )
 
 
 @contextmanager
@@ -109,7 +72,9 @@ class DatabaseLayer(Layer):
 
     def save(self, record: Record, expires: float | None = None) -> bool:
         with _available():
-            stored, known = TaskResult.objects.store_row(record_to_row(record), self.using)
+            stored, known = TaskResult.objects.store_row(
+                TaskResult.objects.row_of(record), self.using
+            )
         return stored is not None or not known
 
     def save_many(self, records: Sequence[Record]) -> int:
@@ -119,7 +84,7 @@ class DatabaseLayer(Layer):
             How many were not refused.
         """
         with _available():
-            rows = [record_to_row(record) for record in records]
+            rows = [TaskResult.objects.row_of(record) for record in records]
             stored = TaskResult.objects.store_rows(rows, self.using)
         return len(rows) if stored is None else len(stored)
 

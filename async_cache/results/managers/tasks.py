@@ -11,11 +11,11 @@ from django.db import models
 from async_cache.results import notices
 from async_cache.results.apart import run_apart
 from async_cache.results.managers.base import ResultManager
-from async_cache.results.records import READY_STATES, rank
+from async_cache.results.records import READY_STATES, Record, rank
 from async_cache.results.retrying import transaction_retry
-from async_cache.results.rows import refuse_id, storable
+from async_cache.results.rows import refuse_id, storable, to_text
 from async_cache.results.upsert import Rules, upsert_many
-from async_cache.results.utils import now
+from async_cache.results.utils import from_timestamp, now
 
 __all__ = ["TASK_RULES", "Details", "TaskResultManager"]
 
@@ -162,6 +162,40 @@ class TaskResultManager(ResultManager[M]):
             alias = using or self.connection_for_write().alias
             found = self.using(alias).filter(task_id=row["task_id"]).first()
         return self.model(**row) if found is None else found
+
+    def row_of(self, record: Record, periodic_task_name: str | None = None) -> dict[str, Any]:
+        """Return the fields of a record's row, complete.
+
+        Raises:
+            UnstorableValue: An id is longer than its column.
+        """
+        times = {
+            f"date_{name}": None if moment is None else from_timestamp(moment)
+            for name, moment in (
+                ("created", record.created),
+                ("queued", record.queued),
+                ("started", record.started),
+                ("finished", record.finished),
+            )
+        }
+        return self.make_row(
+            content_type=record.content_type,
+            content_encoding=record.content_encoding,
+            task_id=record.id,
+            result=to_text(record.value, record.content_encoding) if record.value else None,
+            status=record.state,
+            traceback=record.traceback or None,
+            meta=record.meta or None,
+            periodic_task_name=periodic_task_name,
+            task_name=record.name or None,
+            task_args=record.args or None,
+            task_kwargs=record.kwargs or None,
+            worker=record.worker or None,
+            group=record.group or None,
+            sequence=record.sequence,
+            retries=record.retries,
+            **times,
+        )
 
     def make_row(self, **values: Any) -> dict[str, Any]:
         """Return the fields of a row, complete: times, rank, names cut to their columns."""
