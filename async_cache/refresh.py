@@ -62,7 +62,7 @@ def refresh(runtime: Runtime, attempts: Sequence[Attempt], purpose: Purpose) -> 
         for attempt, claimed in zip(attempts, answers, strict=True):
             attempt.claimed = claimed
             yield from _examine(runtime, attempt, purpose)
-            if claimed.full and attempt.state is State.LOST:
+            if claimed.full and attempt.state is State.LOST and purpose is not Purpose.RENEW:
                 full.append(attempt)
             elif claimed.won:
                 (leased if attempt.state is State.PENDING else idle).append(attempt)

@@ -37,6 +37,13 @@ class Members:
             members[member] = until
             return True
 
+    def reserve(self, name: str, member: str, cap: int, now: float, until: float) -> None:
+        """Let ``member`` take a place until then at least, where there is room."""
+        with self._lock:
+            held = self._sets.get(name, {}).get(member, 0.0)
+        if held < until:
+            self.join(name, member, cap, now, until)
+
     def forget(self, name: str) -> None:
         """Drop a whole set, there or not."""
         with self._lock:

@@ -62,6 +62,17 @@ if won and not full then
   if held and held[4] ~= token and held[1] == 1 and want == 1 then attempts = attempts + 1 end
   if held and held[4] == token and held[1] > want then want = held[1] end
   if want == 1 then length = length * 2 ^ math.min(attempts, 5) end
+  if want == 1 and cap > 0 then
+    -- It takes a place while it waits: no more messages wait than there may be keys.
+    life = 2 * length
+    local ends = redis.call('ZSCORE', KEYS[2], ARGV[5])
+    if not ends or tonumber(ends) < now + length then
+      redis.call('ZADD', KEYS[2], string.format('%.0f', now + length), ARGV[5])
+    end
+    if redis.call('PTTL', KEYS[2]) < length then
+      redis.call('PEXPIRE', KEYS[2], string.format('%.0f', length))
+    end
+  end
   local record = string.format('%d:%d:%.0f:', want, attempts, now + length) .. token
   redis.call('SET', KEYS[1], record, 'PX', string.format('%.0f', math.max(length, life)))
   answer = {1, 0, want, attempts, token}

@@ -145,6 +145,11 @@ class ValidatedStore(PrimitiveStore):
             stamps = tuple(self._stamp(after.get(name)) for name in c.stamps)
             values = tuple(self.as_bytes(seen.get(name)) for name in c.reads)
             answers[i] = Claimed(True, held, attempts[i], stamps, values)
+            if c.phase is Phase.QUEUED and c.max_members > 0:
+                # It takes a place while it waits: no more messages wait than there may be keys.
+                now = time.monotonic()
+                until = now + queued_seconds(c.seconds, attempts[i])
+                self._members.reserve(c.members or c.lease, c.member, c.max_members, now, until)
         # A queued lease ends when a worker takes over: were that worker killed, what is left of
         # the grace would keep the next one away.
         self.remove(

@@ -162,7 +162,13 @@ class AtomicStore(Store):
             if phase is Phase.QUEUED:
                 seconds = queued_seconds(seconds, attempts)
             holder = Lease(phase, c.token, attempts)
-            world.set(c.lease, (holder, world.now + seconds), max(seconds, c.life))
+            life = c.life
+            if phase is Phase.QUEUED and c.members is not None and c.max_members > 0:
+                life = 2 * seconds
+                members = self._members(c.members)
+                members[c.member] = max(members.get(c.member, 0.0), world.now + seconds)
+                world.set(c.members, tuple(members.items()), LIFE)
+            world.set(c.lease, (holder, world.now + seconds), max(seconds, life))
             for name in c.stamps:
                 stamp = world.get(name)
                 if stamp is None or len(stamp) != 12:

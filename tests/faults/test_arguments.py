@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from async_cache.dispatchers import get_dispatcher
 from async_cache.stores.base import Commit
 from async_cache.stores.exchanges import Exchanges
 from async_cache.stores.scripts import CLAIM, Script
+from async_cache.targets import QUEUED_GRACE
 from tests.faults.breaks import Break, caught
 from tests.faults.scale import count, judge
 
@@ -110,14 +112,18 @@ def check_messages(alias: str, number: int) -> None:
     label, job = f"arguments/{alias}, no worker", Elsewhere()
     shelf: Any = get_dispatcher("tests.jobs.support.Shelf")
     shelf.messages.clear()
+    begun = time.monotonic()
     assert [job.get(argument) for argument in range(number)] == [None] * number
-    waiting = len(shelf.messages)
-    judge(label, "messages", waiting, 1.01 * MAX_KEYS, generous=1.01 * MAX_KEYS)
-    assert waiting == MAX_KEYS
+    # Each takes a place for the grace of its message.
+    bound = MAX_KEYS * (1 + (time.monotonic() - begun) // QUEUED_GRACE)
+    judge(label, "messages", len(shelf.messages), bound, generous=bound)
+    assert len(shelf.messages) >= MAX_KEYS
     names = [name for name in names_in(alias) if f"{__name__}.Elsewhere:" in name]
     judge(label, "names in the cache", len(names), 5.05 * MAX_KEYS, generous=5.05 * MAX_KEYS)
     shelf.run_all()
-    assert [job.get(argument) for argument in range(3)] == ["value 0", "value 1", "value 2"]
+    names = [name for name in names_in(alias) if re.search(r"Elsewhere:1:\w+$", name)]
+    judge(label, "keys kept", len(names), 1.01 * MAX_KEYS, generous=1.01 * MAX_KEYS)
+    assert len(names) > 0.9 * MAX_KEYS
 
 
 def test_one_client_with_ever_new_arguments(alias: str) -> None:
@@ -125,7 +131,7 @@ def test_one_client_with_ever_new_arguments(alias: str) -> None:
 
 
 def test_one_client_with_ever_new_arguments_and_no_worker(alias: str) -> None:
-    check_messages(alias, count(1500, 20_000))
+    check_messages(alias, count(1500, 10_000))
 
 
 # --- breaks -------------------------------------------------------------------------------------
@@ -170,7 +176,7 @@ def test_the_check_of_messages_notices(alias: str) -> None:
         ),
         (
             Break("addresses are kept", "async_cache.addresses._bounded", lambda mapping: mapping),
-            20_000,
+            10_000,
         ),
     ],
     ids=str,

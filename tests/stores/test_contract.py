@@ -260,6 +260,17 @@ def test_a_job_has_no_more_keys_than_it_may(store: Store) -> None:
     win(store, b"b", key="x", member="x", **cap)
 
 
+def test_a_message_takes_a_place_while_it_waits(store: Store) -> None:
+    cap: dict[str, Any] = {"members": "ac:members", "max_members": 1}
+    win(store, b"a", QUEUED, key="x", member="x", seconds=0.3, **cap)
+    assert lose(store, b"b", QUEUED, key="y", member="y", **cap).full
+    win(store, b"a", key="x", member="x", **cap)
+    deadline = time.monotonic() + 30
+    while store.claim([ask(b"b", key="y", member="y", **cap)])[0].full:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_keys_that_ended_make_room(store: Store) -> None:
     cap: dict[str, Any] = {"members": "ac:members", "max_members": 1}
     win(store, b"a", member="k", **cap)
