@@ -28,12 +28,21 @@ from async_cache.results.utils import now
 
 __all__ = ["Purged", "purge"]
 
-# Beside the task results: what is compared with the longest retention.
-_OTHERS: Final[tuple[tuple[type[models.Model], str], ...]] = (
-    (GroupResult, "date_done"),
-    (GroupSequence, "date_done"),
-    (ChordPart, "date_created"),
-    (ChordCounter, "date_created"),
+# Beside the task results: what goes with the longest retention, and under which condition.
+_OTHERS: Final[tuple[tuple[type[models.Model], str, models.Q], ...]] = (
+    (GroupResult, "date_done", models.Q()),
+    # Without it the next member of a group that has rows would get the place of its first.
+    (
+        GroupSequence,
+        "date_done",
+        models.Q(
+            ~models.Exists(
+                TaskResult._base_manager.filter(group=models.OuterRef("group")).order_by()
+            )
+        ),
+    ),
+    (ChordPart, "date_created", models.Q()),
+    (ChordCounter, "date_created", models.Q()),
 )
 
 
@@ -48,7 +57,9 @@ def purge(
 ) -> Purged:
     """Delete old results, in short transactions.
 
-    Groups and chords go with the longest retention.
+    Groups and open chords stay as long as the longest retention, and at least for ``EXPIRES``: for
+    ever where a state is kept so, as those that are not named without ``"*"``. A group keeps its
+    places for as long as it has rows.
 
     Args:
         retention: Seconds by state, ``"*"`` for the others; else the setting ``RETENTION``, else
@@ -82,12 +93,14 @@ def purge(
     if cap is not None:
         total += delete_beyond_cap(TaskResult, alias, cap, batch=batch, deadline=deadline)
         told(0)
-    oldest = _before(moment, max(kept.values()))
-    for model, field in _OTHERS:
+    if "*" not in kept:
+        return total
+    oldest = _before(moment, max(settings.expires, *kept.values()))
+    for model, field, where in _OTHERS:
         total += delete_batches(
             model,
             alias,
-            models.Q(),
+            where,
             oldest,
             field=field,
             batch=batch,

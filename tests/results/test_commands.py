@@ -177,6 +177,42 @@ def test_purge_takes_old_groups_and_chords_along(using: str) -> None:
     assert ChordCounter.objects.using(using).get().group_id == "new"
 
 
+def open_group_and_chord(using: str, days: float) -> None:
+    moment = now() - timedelta(days=days)
+    GroupResult.objects.store_group_result("", "", "g", "[]", using)
+    GroupSequence.objects.reserve("g", 1, using)
+    ChordCounter.objects.start("g", 2, "[]", using)
+    GroupResult.objects.using(using).update(date_done=moment)
+    GroupSequence.objects.using(using).update(date_done=moment)
+    ChordCounter.objects.using(using).update(date_created=moment)
+
+
+@pytest.mark.parametrize("retention", [{"SUCCESS": 3600}, {"SUCCESS": 3600, "*": 5 * 86_400}])
+def test_purge_keeps_groups_and_chords_as_long_as_any_state(
+    using: str, retention: dict[str, float]
+) -> None:
+    open_group_and_chord(using, days=2)
+    assert purge(retention, using=using).deleted == 0
+
+
+def test_purge_keeps_groups_and_chords_for_as_long_as_records_live(
+    using: str, settings: Any
+) -> None:
+    settings.ASYNC_CACHE = {"RESULTS": {"EXPIRES": 5 * 86_400}}
+    open_group_and_chord(using, days=2)
+    assert purge({"*": 3600}, using=using).deleted == 0
+
+
+def test_purge_keeps_the_places_of_a_group_that_has_rows(using: str) -> None:
+    open_group_and_chord(using, days=2)
+    fill(using, 1, group="g")
+    assert purge({"*": 3600}, using=using).deleted == 2
+    assert GroupSequence.objects.reserve("g", 1, using) == 1
+    TaskResult.objects.using(using).all().delete()
+    GroupSequence.objects.using(using).update(date_done=now() - timedelta(days=2))
+    assert purge({"*": 3600}, using=using).deleted == 1
+
+
 def test_progress_is_shown_on_a_terminal_only(using: str) -> None:
     words = ("purge", "--keep", "*=1", "--database", using)
     fill(using, 3, days=3)
