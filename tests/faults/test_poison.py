@@ -73,7 +73,7 @@ def check_gadgets(alias: str, url: str | None, tmp_path: Path) -> None:
         alias,
         url,
         tmp_path,
-        step=count(5, 1 if url else 3),
+        step=count(9, 1 if url else 3),
         results=bool(url and alias == "redis"),
     )
     assert {event for event, _ in told["control"]} >= {"pickle.find_class", "os.system"}, "blind"
@@ -87,7 +87,7 @@ def check_gadgets(alias: str, url: str | None, tmp_path: Path) -> None:
 
 def check_beneath(alias: str, tmp_path: Path) -> None:
     """Read what a backend unpickles itself: nothing of ours adds to it."""
-    told = in_a_process("beneath", alias, None, tmp_path, step=count(5, 1))
+    told = in_a_process("beneath", alias, None, tmp_path, step=count(9, 1))
     ours = [(event, who) for event, who in told["seen"] if who.startswith("async_cache")]
     assert not ours, ours[:3]
     theirs = {event for event, _ in told["seen"]}
@@ -99,7 +99,7 @@ def check_beneath(alias: str, tmp_path: Path) -> None:
 def check_bombs(alias: str, url: str | None, tmp_path: Path) -> None:
     """Read a megabyte that unpacks to a gigabyte, and values larger than any of ours."""
     told = in_a_process(
-        "bombs", alias, url, tmp_path, size=count(300, 1024) << 20, large=8 * CAP, cap=CAP
+        "bombs", alias, url, tmp_path, size=count(64, 1024) << 20, large=4 * CAP, cap=CAP
     )
     packed = {name: peak for name, peak in told["peaks"].items() if "packed" in name}
     for name, (traced, resident) in packed.items():
@@ -109,7 +109,9 @@ def check_bombs(alias: str, url: str | None, tmp_path: Path) -> None:
     assert not told["wrong"], told["wrong"][:3]
 
 
-@pytest.mark.parametrize("alias", ["redis", "django_redis_builtin"])
+@pytest.mark.parametrize(
+    "alias", ["redis", pytest.param("django_redis_builtin", marks=pytest.mark.faults)]
+)
 def test_gadgets_are_not_run(alias: str, redis_caches: str, tmp_path: Path) -> None:
     check_gadgets(alias, redis_caches, tmp_path)
 
