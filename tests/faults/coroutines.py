@@ -41,6 +41,7 @@ class Plain(AsyncCacheJob[str]):
     """A value that names whose it is; counts its fetches."""
 
     ttl = 3600
+    wait = 120
     vary = (f"{__name__}.TENANT",)
     fetched: ClassVar[Counter[str]] = Counter()
     _lock: ClassVar[Any] = threading.Lock()

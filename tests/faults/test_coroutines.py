@@ -66,7 +66,7 @@ def place(redis_server: RedisServer, settings: Any) -> Iterator[Place]:
             "LOCATION": through(redis_server.url, proxy),
         }
         settings.CACHES = {**settings.CACHES, ALIAS: entry}
-        settings.ASYNC_CACHE = {"CACHE": ALIAS, "DISPATCHER": "immediate", "IO_TIMEOUT": 30}
+        settings.ASYNC_CACHE = {"CACHE": ALIAS, "DISPATCHER": "immediate", "IO_TIMEOUT": 120}
         yield Place(redis_server, proxy)
         reset_stores()
         caches.close_all()
@@ -128,6 +128,7 @@ def check_cancelled(place: Place, cancellations: int) -> None:
     judge("coroutines/cancelled", f"crossed or leaked of {done}", 0, 0, generous=0)
 
 
+@pytest.mark.timeout(300)
 def test_readers_cancelled_wherever_they_wait(place: Place) -> None:
     check_cancelled(place, count(400, 10_000))
 
@@ -191,6 +192,7 @@ def check_tenants(place: Place, readers: int, keys: int = 20) -> None:
     place.check()
 
 
+@pytest.mark.timeout(300)
 def test_two_tenants_far_from_the_cache(place: Place) -> None:
     check_tenants(place, count(60, 1000))
 
