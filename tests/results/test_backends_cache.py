@@ -14,6 +14,7 @@ from celery.app.task import Context
 from celery.result import GroupResult
 from django.core.cache import caches
 
+from async_cache.exceptions import ConfigurationError
 from async_cache.results import get_layer
 from async_cache.results.backends import CacheBackend, cache
 from async_cache.results.exceptions import RecordRejected, TaskFailed
@@ -193,4 +194,21 @@ def test_the_alias_of_the_url(app: Any, settings: Any) -> None:
     assert other.backend.alias == "file"
     named: Any = make_app(result_backend="async-cache", cache_backend="dummy")
     assert named.backend.alias == "dummy"
+    assert app.backend.alias == "default"
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"result_backend": "async-cache://databse"},
+        {"result_backend": "async-cache", "cache_backend": "databse"},
+    ],
+)
+def test_a_misspelt_alias_is_refused(conf: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match=r"'databse'.*Did you mean 'database'"):
+        make_app(**conf).backend  # noqa: B018
+
+
+def test_the_url_of_another_backend_is_passed_over() -> None:
+    app: Any = make_app(result_backend="async-cache", cache_backend="memcached://127.0.0.1:1/")
     assert app.backend.alias == "default"

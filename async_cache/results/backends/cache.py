@@ -31,9 +31,9 @@ from django.core.cache import BaseCache, caches
 from kombu.serialization import dumps
 from kombu.utils.encoding import bytes_to_str
 
-from async_cache import clock, conf, threads
+from async_cache import clock, threads
+from async_cache.results.aliases import choose_alias
 from async_cache.results.backends.chords import ChordsMixin, call_body
-from async_cache.results.conf import get_results_settings
 from async_cache.results.layers import Layer, get_cache_layer
 from async_cache.results.pickles import PICKLE, seal
 from async_cache.results.records import NO_RECORD, Record
@@ -54,7 +54,7 @@ class CacheBackend(ChordsMixin, KeyValueStoreBackend):
     """A result backend of Celery over an alias of ``CACHES``.
 
     The alias is, in this order: that of the URL (``async-cache://alias``), ``CELERY_CACHE_BACKEND``
-    where it is an alias, the result store's. Results are the records of the result store: `get` and
+    where that is no URL, the result store's. Results are the records of the result store: `get` and
     `set` reach what else Celery keeps.
     """
 
@@ -64,14 +64,14 @@ class CacheBackend(ChordsMixin, KeyValueStoreBackend):
     # Chords count without `incr`, which is not atomic on every cache.
     implements_incr = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _ = self.alias  # refused here, not at the first use
+
     @property
     def alias(self) -> str:
         """The alias of ``CACHES``."""
-        named = (self.url or "").partition("://")[2].strip("/")  # type: ignore[attr-defined]
-        given = named or self.app.conf.get("cache_backend")
-        if given and given in caches.settings:
-            return str(given)
-        return get_results_settings().cache or conf.get_settings().cache
+        return choose_alias(self.url, self.app.conf.get("cache_backend"))  # type: ignore[attr-defined]
 
     @property
     def cache_backend(self) -> BaseCache:
