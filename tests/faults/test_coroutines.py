@@ -363,9 +363,10 @@ def test_the_check_of_cancelled_readers_notices(place: Place, broken: Break) -> 
 
 
 @pytest.mark.faults
-def test_the_check_of_tenants_notices_a_key_without_tenant(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Plain, "vary", ())
-    broken = Break("keys know no tenant", "tests.faults.coroutines.Plain.vary", ())
+def test_the_check_of_tenants_notices_a_key_without_tenant(place: Place) -> None:
+    broken = Break(
+        "keys know no tenant",
+        "async_cache.vary.read",
+        lambda names: tuple((name, "nobody") for name in names),
+    )
     caught(broken, lambda: check_tenants(place, 40))
