@@ -7,14 +7,39 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from celery import current_app
-from kombu.exceptions import OperationalError
+from celery.app.control import Control
+from kombu import Producer
+from kombu.pidbox import Mailbox
 
+from async_cache.dispatchers.broker import Link
 from async_cache.exceptions import AsyncCacheError
 
-__all__ = ["NotSent", "connected"]
+__all__ = ["NotSent", "connected", "control"]
 
 CONNECT_SECONDS: Final = 3.0
-"""The longest wait for the broker."""
+"""The longest wait of one step on the way to the broker."""
+
+
+class _Once(Producer):
+    def publish(self, *args: Any, **options: Any) -> Any:
+        return super().publish(*args, **{**options, "retry": False})
+
+
+class _Mailbox(Mailbox):
+    """Sends once, by the connection that it is given; one of the app's pool may wait for ever."""
+
+    @contextmanager
+    def producer_or_acquire(self, producer: Any = None, channel: Any = None) -> Iterator[Any]:
+        yield _Once(channel, auto_declare=False)
+
+
+class _Control(Control):
+    Mailbox = _Mailbox
+
+
+def control() -> Any:
+    """Return what tells workers of the project's Celery app by a connection of `connected`."""
+    return _Control(current_app)
 
 
 class NotSent(AsyncCacheError):
@@ -28,11 +53,12 @@ def connected() -> Iterator[Any]:
     Raises:
         NotSent: It does not answer.
     """
-    connection: Any = current_app.connection_for_write(connect_timeout=CONNECT_SECONDS)
+    link = Link(current_app, CONNECT_SECONDS)
+    failures, refusals = link.errors()
     try:
-        connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
-        yield connection
-    except OperationalError as error:
+        link.open()
+        yield link.connection
+    except (*failures, *refusals) as error:
         raise NotSent("The broker does not answer.") from error
     finally:
-        connection.release()
+        link.close()

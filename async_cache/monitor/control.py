@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from celery import current_app, states
+from celery import states
 
-from async_cache.control import NotSent, connected
+from async_cache.control import NotSent, connected, control
 
 __all__ = ["KNOWN_STATES", "READY_STATES", "NotSent", "is_rate", "limit_rate", "revoke"]
 
@@ -36,9 +36,8 @@ def revoke(task_ids: Sequence[str], *, terminate: bool = False) -> None:
     Raises:
         NotSent: The broker does not answer.
     """
-    control: Any = current_app.control
     with connected() as connection:
-        control.revoke(list(task_ids), terminate=terminate, connection=connection)
+        control().revoke(list(task_ids), terminate=terminate, connection=connection)
 
 
 def limit_rate(names: Sequence[str], rate: str) -> None:
@@ -51,7 +50,7 @@ def limit_rate(names: Sequence[str], rate: str) -> None:
     Raises:
         NotSent: The broker does not answer.
     """
-    control: Any = current_app.control
     with connected() as connection:
+        told = control()
         for name in names:
-            control.rate_limit(name, rate, connection=connection)
+            told.rate_limit(name, rate, connection=connection)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from celery import current_app
 from kombu.exceptions import EncodeError
 
-from async_cache.control import NotSent, connected
+from async_cache.control import NotSent, connected, control
 from async_cache.results.models import TaskResult
 
 __all__ = ["send_again", "terminate"]
@@ -59,7 +59,7 @@ def terminate(task_ids: Sequence[str]) -> None:
         NotSent: The broker does not answer.
     """
     with connected() as connection:
-        current_app.control.revoke(list(task_ids), terminate=True, connection=connection)
+        control().revoke(list(task_ids), terminate=True, connection=connection)
 
 
 def _read(row: TaskResult, text: str | None, kind: Any) -> Any:
