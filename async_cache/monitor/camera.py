@@ -60,7 +60,6 @@ _CALL: Final = re.compile(r"[^\W\d][\w.]*(?=\()")
 """The name of the type in the repr of most errors."""
 
 _FAILED: Final = frozenset(states.EXCEPTION_STATES) | {states.REJECTED}
-_PENDING: Final = frozenset(states.UNREADY_STATES) - {states.RETRY, states.REJECTED}
 
 
 class Camera(Polaroid):
@@ -134,7 +133,10 @@ class Camera(Polaroid):
         try:
             deleted += self._clean([states.SUCCESS], kept.keep_succeeded)
             deleted += self._clean(_FAILED, kept.keep_failed)
-            deleted += self._clean(_PENDING, kept.keep_pending)
+            # Events of a project's own give tasks states of its own; no end of these was heard.
+            known = self._tasks_model.objects.order_by().values_list("state", flat=True).distinct()
+            pending = set(known) - _FAILED - {states.SUCCESS}
+            deleted += self._clean(pending, kept.keep_pending)
             ages = kept.keep_succeeded, kept.keep_failed, kept.keep_pending
             if None not in ages and self._workers_model.objects.purge(
                 max(age for age in ages if age is not None)

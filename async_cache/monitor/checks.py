@@ -5,6 +5,7 @@ Id    Meaning
 ====  =============================================================================================
 E001  ``ASYNC_CACHE["MONITOR"]`` has the wrong type, an unknown key or a bad value
 E002  the cache of the statistics is not in ``CACHES``
+W001  the cache of the statistics has a ``KEY_FUNCTION``: they may be several
 ====  =============================================================================================
 """
 
@@ -17,7 +18,7 @@ from django.apps import AppConfig
 from django.conf import settings as django_settings
 from django.core import checks
 
-from async_cache.conf import SETTING
+from async_cache.conf import SETTING, current_or_partial
 from async_cache.monitor.conf import SECTION
 from async_cache.validators import suggest
 
@@ -49,6 +50,16 @@ def check_section(
                 f'{where} is "{alias}", which is not in CACHES.',
                 hint=suggest(alias, django_settings.CACHES),
                 id="async_cache_monitor.E002",
+            )
+        )
+    used = alias or current_or_partial().cache
+    if django_settings.CACHES.get(used, {}).get("KEY_FUNCTION"):
+        found.append(
+            checks.Warning(
+                f'The statistics are in CACHES["{used}"], which has a KEY_FUNCTION. Where its keys '
+                "depend on who asks, each tenant sees only what was counted under its own.",
+                hint=f'Set {SETTING}["{SECTION.name}"]["CACHE"] to a cache without one.',
+                id="async_cache_monitor.W001",
             )
         )
     return found

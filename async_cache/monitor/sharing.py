@@ -183,6 +183,7 @@ class Sharer:
 
 _sharer = Sharer()
 _thread: threading.Thread | None = None
+_lock = threading.Lock()
 _warned = False
 
 
@@ -223,13 +224,17 @@ def _run() -> None:
 def start() -> None:
     """Share the counts of this process from now on."""
     global _thread
-    if _thread is None:
-        _thread = threads.start("statistics", _run)
+    if _thread is not None:
+        return
+    with _lock:
+        if _thread is None:
+            _thread = threads.start("statistics", _run)
 
 
 def _start_anew() -> None:
-    global _sharer, _thread
+    global _sharer, _thread, _lock
     counted, _thread = _thread is not None, None
+    _lock = threading.Lock()  # another thread may have held it at the fork
     _sharer = Sharer()
     if counted:
         start()

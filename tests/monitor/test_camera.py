@@ -270,6 +270,19 @@ def test_old_tasks_go_by_their_state(settings: Any) -> None:
 
 
 @on_sqlite
+def test_a_state_of_the_projects_own_goes_too(settings: Any) -> None:
+    settings.ASYNC_CACHE = {"MONITOR": {"KEEP_PENDING": 60, "KEEP_SUCCEEDED": None}}
+    scene = Scene()
+    scene.task(time.time() - 61, "progress", name="shop.import")
+    young = scene.task(time.time(), "progress", name="shop.import")
+    ended = scene.task(time.time() - 99, "succeeded", name="shop.import")
+    scene.shoot()
+    assert set(TaskState.objects.values_list("state", flat=True)) == {"PROGRESS", "SUCCESS"}
+    scene.camera.on_cleanup()
+    assert set(TaskState.objects.values_list("task_id", flat=True)) == {young, ended}
+
+
+@on_sqlite
 def test_odd_events_break_nothing() -> None:
     scene = Scene(result_extended=True)
 

@@ -20,6 +20,17 @@ def test_bad_settings_are_named(settings: Any) -> None:
         call_command("check", "--tag", "async_cache")
 
 
+def test_a_tenants_key_function(settings: Any) -> None:
+    own = {**settings.CACHES["default"], "KEY_FUNCTION": "tests.monitor.test_checks.key"}
+    settings.CACHES = {**settings.CACHES, "tenants": own}
+    settings.ASYNC_CACHE = {"CACHE": "tenants"}
+    [message] = check_section()
+    assert message.id == "async_cache_monitor.W001"
+    assert 'CACHES["tenants"]' in message.msg
+    settings.ASYNC_CACHE = {"CACHE": "tenants", "MONITOR": {"CACHE": "default"}}
+    assert check_section() == []
+
+
 def test_good_settings_pass(settings: Any) -> None:
     settings.ASYNC_CACHE = {"MONITOR": {"FLUSH": 1, "KEEP_FAILED": None, "CACHE": "default"}}
     assert check_section() == []

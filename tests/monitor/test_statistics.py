@@ -269,6 +269,24 @@ def test_the_first_job_starts_the_sharing(settings: Any) -> None:
         os.waitpid(pid, 0)
 
 
+def test_jobs_made_ready_at_once_start_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "_thread", None)
+    started: list[str] = []
+
+    def start(name: str, target: Callable[[], None]) -> threading.Thread:
+        started.append(name)
+        threading.Event().wait(0.1)  # as long as a thread takes to begin on a loaded machine
+        return threading.current_thread()
+
+    monkeypatch.setattr(sharing.threads, "start", start)
+    makers = [threading.Thread(target=sharing.start) for _ in range(4)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join(10)
+    assert started == ["statistics"]
+
+
 @pytest.mark.integration
 @pytest.mark.django_db(transaction=True)
 def test_the_processes_of_a_worker_share_their_last_counts(
