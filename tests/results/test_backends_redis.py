@@ -13,6 +13,7 @@ from celery.app.task import Context
 from celery.result import GroupResult
 from django.db import OperationalError
 
+from async_cache.exceptions import ConfigurationError
 from async_cache.results.backends import WriteThroughBackend
 from async_cache.results.backends.buffer import BATCH, RowBuffer, flush_rows
 from async_cache.results.exceptions import RecordRejected
@@ -187,3 +188,17 @@ def test_a_buffer_keeps_its_rows_while_the_database_fails() -> None:
     failing[0] = False
     assert buffer.flush()
     assert written == [("a", 5)]
+
+
+def test_without_an_address_the_cache_must_be_on_redis(
+    settings: Any, redis_caches: str, redis_url: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"async-cache-redis\+redis://"):
+        make_app(result_backend="async-cache-redis").backend  # noqa: B018
+    settings.ASYNC_CACHE = {**settings.ASYNC_CACHE, "RESULTS": {"CACHE": "redis"}}
+    app: Any = make_app(result_backend="async-cache-redis")
+    server = redis.Redis.from_url(settings.CACHES["redis"]["LOCATION"]).connection_pool
+    assert app.backend.connparams["port"] == server.connection_kwargs["port"]
+    settings.ASYNC_CACHE = {}
+    named: Any = make_app(result_backend="async-cache-redis", redis_host="redis.example")
+    assert named.backend.connparams["host"] == "redis.example"

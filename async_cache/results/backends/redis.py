@@ -15,10 +15,9 @@ from celery.app.task import Context
 from celery.backends import base as celery_base
 from celery.backends.redis import RedisBackend
 from celery.result import ResultBase
-from django.conf import settings
 from kombu.serialization import dumps, loads
 
-from async_cache import conf
+from async_cache.results.aliases import SCHEME, choose_server
 from async_cache.results.backends.buffer import get_buffer
 from async_cache.results.backends.contents import error_data, rebuild_error
 from async_cache.results.backends.database import DatabaseBackend
@@ -29,8 +28,6 @@ from async_cache.results.records import rank
 __all__ = ["WriteThroughBackend"]
 
 logger = logging.getLogger("async_cache.results")
-
-SCHEME: Final = "async-cache-redis"
 
 _body: ContextVar[Any] = ContextVar("async_cache_chord_body", default=None)
 
@@ -58,7 +55,7 @@ class WriteThroughBackend(RedisBackend):
     ``persist=True`` of a task, or in the headers of a call, writes the row before Redis is told;
     ``persist="buffered"`` tells Redis first and writes rows in batches; ``persist=False`` writes
     none. Else the setting ``PERSIST`` decides.
-    Without a URL the server is that of the result store's cache alias.
+    Without a URL the server is that of the result store's cache alias, which must be on Redis.
     """
 
     app: Any
@@ -73,7 +70,10 @@ class WriteThroughBackend(RedisBackend):
     supports_autoexpire = False
 
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
-        super().__init__(app=app, url=_server(url), **kwargs)
+        # Celery's own setting of a host is an address, too.
+        named = kwargs.get("host") or app.conf.get("redis_host")
+        server = None if named and url in (None, SCHEME) else choose_server(url)
+        super().__init__(app=app, url=server, **kwargs)
         if self.accept is not None:
             self.accept = {*self.accept, self.content_type}
         self._set_script = self.client.register_script(SET_RANKED)
@@ -253,17 +253,3 @@ class WriteThroughBackend(RedisBackend):
 
 def _rank_key(key: Any) -> Any:
     return key + (b":rank" if isinstance(key, bytes) else ":rank")
-
-
-def _server(url: str | None) -> str | None:
-    """Return the URL of the server, with a scheme that Celery knows."""
-    if url is not None and url.startswith(f"{SCHEME}:") and url != f"{SCHEME}://":
-        return "redis" + url.removeprefix(SCHEME)
-    if url not in (None, SCHEME, f"{SCHEME}://"):
-        return url
-    alias = get_results_settings().cache or conf.get_settings().cache
-    location = settings.CACHES.get(alias, {}).get("LOCATION")
-    if isinstance(location, list | tuple):
-        location = location[0] if location else None
-    known = isinstance(location, str) and location.partition("://")[0] in {"redis", "rediss"}
-    return location if known else None
