@@ -23,6 +23,7 @@ from asgiref.sync import async_to_sync
 from django.core.cache import caches
 
 from async_cache import AsyncCacheJob, signals
+from async_cache.exceptions import StoreUnavailable
 from async_cache.stores.aredis import AsyncRedisStore
 from async_cache.stores.registry import get_async_store, reset_stores
 from tests.conftest import flush
@@ -121,7 +122,10 @@ def check_cancelled(place: Place, cancellations: int) -> None:
         return done
 
     with heard(signals.entry_rejected, signals.store_failed) as troubles:
-        done = asyncio.run(story())
+        try:
+            done = asyncio.run(story())
+        except StoreUnavailable as error:
+            raise AssertionError("the cache, which is well, does not answer") from error
     assert not troubles, troubles[:3]
     kept = place.check()
     assert kept > 0
@@ -357,7 +361,10 @@ UNSHIELDED = Break("a cancelled reader takes the refresh", "async_cache.cold.shi
 
 @pytest.mark.faults
 @pytest.mark.parametrize("broken", [USED_AGAIN, LEAKED, UNSHIELDED], ids=str)
-def test_the_check_of_cancelled_readers_notices(place: Place, broken: Break) -> None:
+def test_the_check_of_cancelled_readers_notices(place: Place, broken: Break, settings: Any) -> None:
+    # What is broken here must not be waited for.
+    jobs = {f"{job.__module__}.{job.__qualname__}": {"wait": 2} for job in (Named, Plain, Stale)}
+    settings.ASYNC_CACHE = {**settings.ASYNC_CACHE, "IO_TIMEOUT": 2, "JOBS": jobs}
     caught(broken, lambda: check_cancelled(place, 2000))
     _leaked.clear()
 
