@@ -9,9 +9,13 @@ E001  ``ASYNC_CACHE["RESULTS"]`` has the wrong type, an unknown key or a bad val
 E002  the cache of results is not in ``CACHES``
 E003  the cache of results cannot keep them: it stores nothing, or two writers can both add a key
 E004  ``SERIALIZER`` or ``VIEW_PERMISSION`` names what cannot be had
+E005  Celery's result backend names a cache that is not in ``CACHES``
+E006  the result backend ``async-cache-redis`` has no address of a Redis server
+E007  Celery's result backend begins with ``async-cache`` and does not exist
 W001  the cache of results is private to each process
 W002  the cache of results drops records: ``MAX_ENTRIES`` is small
 W003  DatabaseCache on SQLite without IMMEDIATE transactions loses writes
+W004  no Celery app of the project is loaded, and `async_task` needs one
 ====  =============================================================================================
 """
 
@@ -33,6 +37,7 @@ from django.db import router
 from django.utils.module_loading import import_string
 
 from async_cache.conf import SETTING, current_or_partial
+from async_cache.results.backend_checks import backend_alias, check_app, check_backend
 from async_cache.results.conf import SECTION
 from async_cache.serializers import get_serializer
 from async_cache.stores.database import sqlite_loses_writes
@@ -50,6 +55,8 @@ def register() -> None:
     checks.register(check_section, _TAG)
     checks.register(check_paths, _TAG)
     checks.register(check_cache, _TAG)
+    checks.register(check_backend, _TAG)
+    checks.register(check_app, _TAG)
 
 
 def check_section(
@@ -98,20 +105,37 @@ def check_cache(
     core = current_or_partial()
     chosen = SECTION.current_or_partial()
     alias = chosen.cache or core.cache
+    found: list[checks.CheckMessage | None] = []
     try:
         cache = caches[alias]
     except Exception as error:  # noqa: BLE001 - reported; a backend may raise anything
-        if chosen.cache is None:
-            return []  # the core's own check says so
-        return [
-            checks.Error(
-                f'{SETTING}["{SECTION.name}"]["CACHE"] is "{alias}", which cannot be used: {error}',
-                hint=suggest(alias, django_settings.CACHES),
-                id="async_cache_results.E002",
+        if chosen.cache is not None:  # else the core's own check says so
+            found.append(
+                checks.Error(
+                    f'{SETTING}["{SECTION.name}"]["CACHE"] is "{alias}", which cannot be used: '
+                    f"{error}",
+                    hint=suggest(alias, django_settings.CACHES),
+                    id="async_cache_results.E002",
+                )
             )
-        ]
-    message = _judge(alias, cache)
-    return [] if message is None else [message]
+    else:
+        found.append(_judge(alias, cache))
+    other = backend_alias()
+    if other is not None and other != alias:
+        found.append(_judge_backend(other))
+    return [message for message in found if message is not None]
+
+
+def _judge_backend(alias: str) -> checks.CheckMessage | None:
+    try:
+        cache = caches[alias]
+    except Exception as error:  # noqa: BLE001 - reported; a backend may raise anything
+        return checks.Error(
+            f'Celery\'s result backend is the cache "{alias}", which cannot be used: {error}',
+            hint="Correct its BACKEND and OPTIONS, or install the package.",
+            id="async_cache_results.E005",
+        )
+    return _judge(alias, cache)
 
 
 def _judge(alias: str, cache: BaseCache) -> checks.CheckMessage | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import celery
 import pytest
+from celery import _state
 from django.core.checks import run_checks
 
 from async_cache.exceptions import ConfigurationError
@@ -107,3 +110,72 @@ def test_a_redis_server_has_nothing_to_tell(settings: Any, redis_caches: str) ->
     settings.ASYNC_CACHE = {"RESULTS": {"CACHE": "default"}}
     assert get_layer(cached=True) is get_cache_layer("default")
     assert get_layer(cached=True) is not layer
+
+
+@pytest.fixture
+def celery_app(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Make a Celery app the current one for one test; call it without arguments for none."""
+    monkeypatch.setattr(vars(_state)["_tls"], "current_app", None)
+    monkeypatch.setattr(_state, "default_app", None)
+
+    def make(**config: Any) -> Any:
+        return celery.Celery("shop", changes={"broker_url": "memory://", **config})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("config", "number", "said"),
+    [
+        ({"result_backend": "async-cache://databse"}, "E005", "Did you mean 'database'?"),
+        (
+            {"result_backend": "async-cache", "cache_backend": "databse"},
+            "E005",
+            "CELERY_CACHE_BACKEND",
+        ),
+        ({"result_backend": "async-cache://dummy"}, "E003", 'CACHES["dummy"] stores nothing'),
+        ({"result_backend": "async-cache-redis"}, "E006", "async-cache-redis+redis://"),
+        ({"result_backend": "async-cache-dbs"}, "E007", '"async-cache-dbs"'),
+        ({"result_backend": "async-cache-dbs://x"}, "E007", '"async-cache-dbs"'),
+    ],
+)
+def test_a_result_backend_that_cannot_be_had_is_named(
+    celery_app: Callable[..., Any], config: dict[str, str], number: str, said: str
+) -> None:
+    celery_app(**config)
+    assert said in messages()[number]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"result_backend": "async-cache-db"},
+        {"result_backend": "async-cache://default"},
+        {"result_backend": "async-cache", "cache_backend": "memcached://127.0.0.1:1/"},
+        {"result_backend": "async-cache-redis+redis://127.0.0.1:1/0"},
+        {"result_backend": "async-cache-redis", "redis_host": "redis.example"},
+        {"result_backend": "redis://127.0.0.1:1/0", "cache_backend": "databse"},
+        {},
+    ],
+)
+def test_of_other_result_backends_nothing_is_said(
+    celery_app: Callable[..., Any], config: dict[str, str]
+) -> None:
+    celery_app(**config)
+    assert set(messages()) == {"W001"}  # of the cache "default", as without a result backend
+
+
+def test_the_near_name_is_suggested(celery_app: Callable[..., Any]) -> None:
+    celery_app(result_backend="async-cache-dbs")
+    (found,) = [m for m in run_checks(tags=["async_cache"]) if str(m.id).endswith("results.E007")]
+    assert found.hint == "Did you mean 'async-cache-db'?"
+
+
+def test_calls_need_a_celery_app(celery_app: Callable[..., Any], settings: Any) -> None:
+    settings.ASYNC_CACHE = {"DISPATCHER": "celery"}
+    assert "W004" not in messages()  # the core says so
+    settings.ASYNC_CACHE = {"DISPATCHER": "thread"}
+    assert "async_task" in messages()["W004"]
+    app = celery_app()
+    assert "W004" not in messages()
+    app.close()
