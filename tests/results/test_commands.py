@@ -398,6 +398,20 @@ def test_no_id_is_cut(using: str, settings: Any) -> None:
     assert lengths(using)["task_id"] == 255
 
 
+def test_arguments_are_copied_without_their_quotes(foreign: str) -> None:
+    with connections[foreign].cursor() as cursor:
+        cursor.execute(
+            "UPDATE django_celery_results_taskresult SET task_args = %s, task_kwargs = %s"
+            " WHERE task_id = 'task-4'",
+            ["\"(1, 'a\\\\n')\"", "\"{'b': 2}\""],
+        )
+    run("import_results", "--database", foreign)
+    row = TaskResult.objects.using(foreign).get(task_id="task-4")
+    assert (row.task_args, row.task_kwargs) == ("(1, 'a\\n')", "{'b': 2}")
+    plain = TaskResult.objects.using(foreign).get(task_id="task-6")
+    assert (plain.task_args, plain.task_kwargs) == ("(1,)", "{}")
+
+
 def test_purge_within_a_transaction_of_the_caller(using: str) -> None:
     fill(using, 3, days=3)
     with transaction.atomic(using):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -189,6 +190,8 @@ class _Tasks(_Copy):
 
     def row(self, found: dict[str, Any]) -> dict[str, Any] | None:
         found = self.sealed(found, "result", "meta")
+        for name in ("task_args", "task_kwargs"):
+            found[name] = _unquoted(found[name])
         saved = found["date_done"]
         ended = saved if found["status"] in READY_STATES else None
         unknown = dict.fromkeys(_UNKNOWN)
@@ -198,6 +201,17 @@ class _Tasks(_Copy):
         made["date_created"] = found["date_created"] or saved or made["date_created"]
         made["date_done"] = saved or made["date_done"]
         return made
+
+
+def _unquoted(text: str | None) -> str | None:
+    """Return arguments as Celery writes them; django-celery-results keeps that text as JSON."""
+    if text is None or not text.startswith('"'):
+        return text
+    try:
+        inner = json.loads(text)
+    except ValueError:
+        return text
+    return inner if isinstance(inner, str) else text
 
 
 class _Groups(_Copy):
