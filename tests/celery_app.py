@@ -3,6 +3,9 @@
 import os
 
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
+
+TRANSPORT_ALIASES["filesystem"] = "tests.filesystem:Transport"
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
