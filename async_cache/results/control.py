@@ -33,6 +33,9 @@ def send_again(row: TaskResult, connection: Any = None) -> str:
         NotSent: Its arguments are not stored, not complete, or redacted, or no longer what it
             takes; or it is unknown here; or the broker does not answer.
     """
+    if row.task_name and row.task_name not in current_app.tasks:
+        # A web process may not have imported the tasks that a worker knows.
+        current_app.loader.import_default_modules()
     task: Any = current_app.tasks.get(row.task_name) if row.task_name else None
     if task is None:
         raise NotSent(
