@@ -22,11 +22,11 @@ __all__ = ["Channel", "Transport"]
 class Channel(filesystem.Channel):
     """Writes a message aside, then gives it its name."""
 
-    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:  # type: ignore[override]
         folder = Path(os.fspath(self.data_folder_out))
         name = f"{monotonic_ns() // 1_000_000}_{uuid.uuid4()}"
         part = folder / f"{name}.part"
-        part.write_bytes(str_to_bytes(dumps(message)))
+        part.write_bytes(str_to_bytes(dumps(payload)))
         part.rename(folder / f"{name}.{queue}.msg")
 
 
