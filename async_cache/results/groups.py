@@ -20,6 +20,7 @@ from async_cache.results.outcomes import count_members, ended_members, value_of,
 from async_cache.results.proxies import Task
 from async_cache.results.records import NO_RECORD, READY_STATES, SUCCESS, NoRecord, Record
 from async_cache.results.waiting import GROUP, NAME, TASK, Topic, await_until, bound, wait_until
+from async_cache.validators import shown
 
 __all__ = [
     "acount_group",
@@ -82,11 +83,14 @@ class _Gather:
     """Ask a layer how many of a group ended."""
 
     def __init__(self, group_id: str, wait: float, count: int | None, cached: Cached) -> None:
+        if count is not None and not hasattr(count, "__index__"):
+            raise TypeError(f"count takes an int or None, not {shown(count)}.")
         self.group_id = _label(group_id)
         self.layer = get_layer(_where(cached))
         self.least = count or 1
         # With a count even a wait of 0 waits: for as long as the setting permits.
-        self.seconds = bound(-1 if count and not wait else wait) if self.group_id else 0.0
+        seconds = bound(-1 if count and not wait else wait)
+        self.seconds = seconds if self.group_id else 0.0
 
     def ask(self) -> int:
         return self.layer.count(self.group_id).ended

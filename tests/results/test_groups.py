@@ -56,6 +56,19 @@ def test_empty_values_are_results(value: Any) -> None:
     assert results.result_group("g") == [value]
 
 
+def test_a_count_or_a_wait_of_another_type_is_named() -> None:
+    wrong: Any = "4"
+    for ask in (results.result_group, results.fetch_group):
+        for group in ("g", ""):
+            with pytest.raises(TypeError, match="count takes an int or None, not '4'"):
+                ask(group, count=wrong)
+            with pytest.raises(TypeError, match="wait takes a number of milliseconds"):
+                ask(group, wait=wrong)
+    for find in (results.result, results.fetch, results.get):
+        with pytest.raises(TypeError, match="wait takes a number of milliseconds"):
+            find("a", wait=wrong)
+
+
 def test_call_order_failures_and_counts() -> None:
     save("c", "third", sequence=3)
     save("b", ValueError("bad"), sequence=2)

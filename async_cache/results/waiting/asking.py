@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from asgiref.sync import sync_to_async
 
-from async_cache import clock
+from async_cache import clock, validators
 from async_cache.results.conf import get_results_settings
 from async_cache.results.waiting.registry import watch
 from async_cache.results.waiting.topics import Topic
@@ -34,7 +35,14 @@ def bound(wait: float) -> float:
 
     Args:
         wait: Milliseconds; below zero for as long as ``MAX_WAIT`` permits.
+
+    Raises:
+        TypeError: It is no number.
     """
+    if not isinstance(wait, Real):
+        raise TypeError(
+            f"wait takes a number of milliseconds, -1 without end, not {validators.shown(wait)}."
+        )
     longest = get_results_settings().max_wait
     return longest if wait < 0 else min(wait / 1000, longest)
 
