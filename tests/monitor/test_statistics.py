@@ -15,7 +15,7 @@ import pytest
 from django.core.cache import caches
 from django.core.management import CommandError, call_command
 
-from async_cache import AsyncCacheJob, tallies, worker
+from async_cache import AsyncCacheJob, tallies, threads, worker
 from async_cache.exceptions import StoreUnavailable
 from async_cache.monitor import JobStatistics, asnapshot, counting, sharing, snapshot
 from async_cache.monitor.sharing import Sharer, Slot, read_slots
@@ -278,7 +278,7 @@ def test_jobs_made_ready_at_once_start_one_thread(monkeypatch: pytest.MonkeyPatc
         threading.Event().wait(0.1)  # as long as a thread takes to begin on a loaded machine
         return threading.current_thread()
 
-    monkeypatch.setattr(sharing.threads, "start", start)
+    monkeypatch.setattr(threads, "start", start)
     makers = [threading.Thread(target=sharing.start) for _ in range(4)]
     for maker in makers:
         maker.start()
