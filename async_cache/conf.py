@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
@@ -129,6 +129,7 @@ _KEYS: Final[Mapping[str, tuple[str, Validator]]] = MappingProxyType(
 _lock = threading.Lock()
 _current: Settings | None = None
 _sections: set[str] = set()
+_section_keys: dict[str, frozenset[str]] = {}
 
 
 def get_settings() -> Settings:
@@ -170,15 +171,17 @@ def current_or_partial() -> Settings:
     return inspect_setting(getattr(django_settings, SETTING, None))[0]
 
 
-def register_section(name: str) -> None:
+def register_section(name: str, keys: Iterable[str] = ()) -> None:
     """Allow a key of ``ASYNC_CACHE`` that another app reads from ``Settings.sections``.
 
     Args:
         name: The key, in capitals.
+        keys: Those of the section, for hints.
     """
     if not name.isidentifier() or not name.isupper() or name in _KEYS or name in _DICTS:
         raise ConfigurationError(f"{name!r} cannot be a section of {SETTING}. Choose another name.")
     _sections.add(name)
+    _section_keys[name] = frozenset(keys)
     reset()
 
 
@@ -233,6 +236,11 @@ def _unknown_key(key: object) -> Problem:
     hint = suggest(key, known)
     if isinstance(key, str) and key.lower() in OPTIONS and key.upper() not in known:
         hint = f'It is an option of jobs: write {SETTING}["DEFAULTS"]["{key.lower()}"].'
+    places = [
+        f'{SETTING}["{name}"]["{key}"]' for name, keys in _section_keys.items() if key in keys
+    ]
+    if places:
+        hint = f"It belongs into a section: write {' or '.join(sorted(places))}."
     return Problem("unknown_key", SETTING, f"unknown key {key!r}", hint)
 
 

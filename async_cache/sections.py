@@ -37,7 +37,7 @@ class Section(Generic[S]):
 
     def register(self) -> None:
         """Let ``ASYNC_CACHE`` have the section: its app is installed."""
-        conf.register_section(self.name)
+        conf.register_section(self.name, self._keys)
 
     def get(self) -> S:
         """Return the section in force.

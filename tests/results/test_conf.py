@@ -179,3 +179,9 @@ def test_calls_need_a_celery_app(celery_app: Callable[..., Any], settings: Any) 
     app = celery_app()
     assert "W004" not in messages()
     app.close()
+
+
+def test_a_key_of_the_section_beside_it_is_told_where_it_belongs(settings: Any) -> None:
+    settings.ASYNC_CACHE = {"CACHED": True}
+    (found,) = [m for m in run_checks(tags=["async_cache"]) if m.id == "async_cache.E002"]
+    assert found.hint == 'It belongs into a section: write ASYNC_CACHE["RESULTS"]["CACHED"].'
