@@ -183,7 +183,8 @@ def merge(old: Record | NoRecord, new: Record) -> Record:
 
 
 _SEQUENCE: Final = Record._fields.index("sequence")
-_by_sequence: Final = itemgetter(_SEQUENCE)
+# Two of one number are no call's order; the same on every layer nevertheless.
+_by_sequence: Final = itemgetter(_SEQUENCE, Record._fields.index("id"))
 
 
 def in_call_order(records: Iterable[Record]) -> list[Record]:

@@ -183,3 +183,9 @@ def test_what_is_sealed_but_no_record_is_rejected() -> None:
         state.update(sealed)
         with pytest.raises(RecordRejected):
             load_record(state.digest() + sealed, OPENER)
+
+
+def test_members_of_one_number_have_one_order() -> None:
+    records = [Record(name, group="g", sequence=1) for name in ("b", "a", "c")]
+    for found in (records, records[::-1]):
+        assert [record.id for record in in_call_order(found)] == ["a", "b", "c"]
