@@ -75,7 +75,6 @@ def test_a_result_comes_back(backend: Any, app: Any) -> None:
 
 @pytest.mark.parametrize("serializer", ["json", "pickle", "yaml", "msgpack"])
 def test_every_serializer(app: Any, serializer: str) -> None:
-    pytest.importorskip({"yaml": "yaml", "msgpack": "msgpack"}.get(serializer, serializer))
     backend = DatabaseBackend(app, serializer=serializer)
     task_id = uuid()
     backend.store_result(task_id, {"n": [1, "zwei"]}, states.SUCCESS, request=request(task_id))
